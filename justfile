@@ -1,0 +1,112 @@
+# The recipes of a lab, the same in every lab. Each calls `lab` in the lab's environment (./just makes it on first use),
+# from the folder you stand in: a worktree's recipe concerns that worktree's idea.
+
+set positional-arguments
+
+lab := quote(justfile_directory() / "just") + " --in-env lab"
+
+[private, no-cd]
+default:
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
+
+# Try this worktree's code in under a minute: shapes, causality, a few steps
+[group('experiment'), no-cd]
+smoke *args:
+    @exec {{ lab }} smoke "$@"
+
+# Train and score one run, now: [SLUG] [--seed N] [--stage S] [--label L] [--field value]
+[group('experiment'), no-cd]
+eval *args:
+    @exec {{ lab }} eval "$@"
+
+# Run main's own train.py over several seeds; this measures the noise floor: [--seeds 3]
+[group('experiment'), no-cd]
+baseline *args:
+    @exec {{ lab }} baseline "$@"
+
+# Make the worktree and branch of an idea: SLUG
+[group('experiment'), no-cd]
+worktree *args:
+    @exec {{ lab }} worktree "$@"
+
+# Snapshot a worktree and queue its runs: SLUG ["Q: .. H: .."] [--seeds 3] [--stage explore]
+[group('experiment'), no-cd]
+queue *args:
+    @exec {{ lab }} queue "$@"
+
+# Measure what program.md asks of the metric: run length, seed noise, determinism
+[group('experiment'), no-cd]
+metric-check *args:
+    @exec {{ lab }} metric-check "$@"
+
+# One screen: the device, what runs, what waits, last verdicts, best, noise floor
+[group('watch'), no-cd]
+status *args:
+    @exec {{ lab }} status "$@"
+
+# Print the log of a run: RUN
+[group('watch'), no-cd]
+log *args:
+    @exec {{ lab }} log "$@"
+
+# Follow a run as it goes: [RUN]
+[group('watch'), no-cd]
+follow *args:
+    @exec {{ lab }} follow "$@"
+
+# The table of all runs
+[group('watch'), no-cd]
+results *args:
+    @exec {{ lab }} results "$@"
+
+# Judge an idea against the replicated baseline: SLUG
+[group('watch'), no-cd]
+verdict *args:
+    @exec {{ lab }} verdict "$@"
+
+# The best result so far and its lineage
+[group('watch'), no-cd]
+best *args:
+    @exec {{ lab }} best "$@"
+
+# Draw the effects against the noise band
+[group('watch'), no-cd]
+plot *args:
+    @exec {{ lab }} plot "$@"
+
+# End a run, or take it out of the queue: RUN
+[group('steer'), no-cd]
+cancel *args:
+    @exec {{ lab }} cancel "$@"
+
+# The code a run tried, against its parent: RUN
+[group('steer'), no-cd]
+diff *args:
+    @exec {{ lab }} diff "$@"
+
+# Write an idea's report from the template, facts filled in: SLUG
+[group('steer'), no-cd]
+report *args:
+    @exec {{ lab }} report "$@"
+
+# Make a new lab for a problem of your own: DIR [--example digits]
+[group('lab'), no-cd]
+init *args:
+    @exec {{ lab }} init "$@"
+
+# Check this lab's files, and list what is still to be filled in
+[group('lab'), no-cd]
+check *args:
+    @exec {{ lab }} check "$@"
+
+# Prepare the data and record its hash
+[group('lab'), no-cd]
+data *args:
+    @exec {{ lab }} data "$@"
+
+# Rebuild results.tsv from the runs' receipts
+[group('lab'), no-cd]
+rebuild *args:
+    @exec {{ lab }} rebuild "$@"
+
+import? 'dev.just'

@@ -1,0 +1,57 @@
+"""RESEARCH_JOURNAL.md: the lab's own entries, newest on top, old ones never touched."""
+
+from monolab.guard import INFERENCE_EMPTY
+from monolab.paths import Lab
+from monolab.receipts import write_atomic
+from monolab.verdicts import Verdict
+
+
+def number(value: float | None) -> str:
+    """A signed number with four significant digits; a dash where nothing was measured."""
+    return "-" if value is None else f"{value:+.4g}"
+
+
+def interval(verdict: Verdict) -> str:
+    return "" if verdict.low is None else f", 95 % interval [{number(verdict.low)}, {number(verdict.high)}]"
+
+
+def expected(verdict: Verdict) -> str:
+    """What was written down before the runs."""
+    if verdict.predicted is None:
+        return f"{verdict.hypothesis or 'nothing was written down'} (no signed effect in {verdict.metric}: not scorable)"
+    credence = "no credence given" if verdict.credence is None else f"credence {verdict.credence:.0%}"
+    return f"{number(verdict.predicted)} {verdict.metric} against {verdict.against}, {credence}"
+
+
+def observed(verdict: Verdict) -> str:
+    """What was measured, with everything needed to doubt it."""
+    failed = "".join(f"; {count} run(s) {status}" for status, count in verdict.failures.items())
+    if verdict.effect is None:
+        return f"no value ({verdict.why}){failed}"
+    return (
+        f"{number(verdict.effect)} {verdict.metric} against {verdict.against}{interval(verdict)}, {len(verdict.seeds)} paired seed(s), "
+        f"noise floor {verdict.floor:.2g}{failed}"
+    )
+
+
+def entry(verdict: Verdict) -> str:
+    """The journal's entry: observation filled in, inference left for the author."""
+    flags = f"- Confounded with: {', '.join(verdict.confounds)}\n" if verdict.confounds else ""
+    return (
+        f"## {verdict.time} {verdict.idea}: {verdict.verdict}\n\n"
+        f"- Question: {verdict.question or '(none was asked)'}\n"
+        f"- Expected: {expected(verdict)}\n"
+        f"- Observed: {observed(verdict)}\n"
+        f"- Verdict ({verdict.stage}): {verdict.verdict}, {verdict.why}\n"
+        f"{flags}"
+        f"- Runs: {', '.join(verdict.runs)}\n"
+        f"- Against: {', '.join(verdict.against_runs)}\n\n"
+        f"{INFERENCE_EMPTY}\n"
+    )
+
+
+def append(lab: Lab, text: str) -> None:
+    """Put an entry on top, below the header. The caller holds the lab's lock."""
+    old = lab.journal.read_text() if lab.journal.exists() else "# Research journal\n"
+    header, mark, entries = old.partition("\n## ")
+    write_atomic(lab.journal, f"{header.rstrip()}\n\n{text}" + (f"\n## {entries}" if mark else ""))

@@ -1,0 +1,144 @@
+"""The problem a lab works on, as the front matter of program.md states it."""
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+from monolab.errors import LabError
+from monolab.paths import Lab
+
+FILL_IN = "{FILL_IN"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How long one training run of a stage may take before it is ended, in seconds, by kind of device."""
+
+    cpu: float
+    gpu: float
+    seeds: int = 3
+
+    def seconds(self, kind: str) -> float:
+        return self.cpu if kind == "cpu" else self.gpu
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is optimised and within which limits; the whole of what the package knows of a lab's subject."""
+
+    metric: str
+    direction: str  # "lower" or "higher" is better
+    smallest_effect: float  # in the metric's unit: less than this is not worth finding
+    stages: dict[str, Stage]
+    window_seconds: dict[str, list[float]] = field(  # a good length of one run, train and score, by kind of device
+        default_factory=lambda: {"cpu": [10.0, 900.0], "gpu": [300.0, 2400.0]}
+    )
+    scorer: tuple[str, ...] = ("eval.py",)  # the scorer's files, FROZEN, all that its process is given
+    grace_seconds: float = 10.0  # between TERM and KILL
+    score_seconds: float = 600.0  # the scorer's own limit
+    memory_gb: float = 16.0  # resident memory of a CPU run, all its processes together
+    disk_gb: float = 1.0  # free space below which no run starts
+    log_mb: float = 4.0  # of a run's output that is kept
+
+    @property
+    def sign(self) -> int:
+        """+1 where higher is better, -1 where lower is."""
+        return 1 if self.direction == "higher" else -1
+
+    def stage(self, name: str) -> Stage:
+        if name not in self.stages:
+            raise LabError(f"program.md has no stage {name!r}", hint=f"one of: {', '.join(self.stages)}")
+        return self.stages[name]
+
+
+def front_matter(path: Path) -> tuple[dict, str]:
+    """The YAML mapping between the first two `---` lines of a Markdown file, and the text after them.
+
+    Raises LabError when there is none or it cannot be read.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{path.name} cannot be read: {error}", hint=f"edit {path}") from error
+    head, sep, body = text.removeprefix("---\n").partition("\n---\n")
+    if not text.startswith("---\n") or not sep:
+        raise LabError(f"{path.name} has no front matter (YAML between two lines `---` at the top)", hint=f"edit {path}")
+    try:
+        values = yaml.load(head, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise LabError(f"the front matter of {path.name} is not YAML: {error}", hint=f"edit {path}") from error
+    if not isinstance(values, dict):
+        raise LabError(f"the front matter of {path.name} is not a mapping", hint=f"edit {path}")
+    return values, body
+
+
+def load(lab: Lab) -> Problem:
+    """The problem of `lab`; LabError names the field that is missing, unknown, or still to be filled in."""
+    values, _ = front_matter(lab.program)
+    known = {f.name for f in fields(Problem)}
+    for name in values.keys() - known:
+        raise LabError(f"program.md: unknown field {name!r} in the front matter", hint=f"one of: {', '.join(sorted(known))}")
+    for name, value in values.items():
+        if FILL_IN in str(value):
+            raise LabError(f"program.md: `{name}` is still to be filled in", hint="lab check lists every such place")
+    for name in ("metric", "direction", "smallest_effect", "stages"):
+        if name not in values:
+            raise LabError(f"program.md: the front matter has no `{name}`", hint=f"edit {lab.program}")
+    if values["direction"] not in ("lower", "higher"):
+        raise LabError(f"program.md: direction is {values['direction']!r}", hint="lower or higher")
+    if not isinstance(values["metric"], str):
+        raise LabError(f"program.md: metric is {values['metric']!r}", hint="the name under which the scorer writes it")
+    scorer = values.get("scorer", ["eval.py"])
+    if not isinstance(scorer, list) or not scorer or not all(isinstance(name, str) for name in scorer):
+        raise LabError(f"program.md: `scorer` is {scorer!r}", hint="scorer: [eval.py]")
+    numbers = ("smallest_effect", "grace_seconds", "score_seconds", "memory_gb", "disk_gb", "log_mb")
+    values |= {name: _number(name, values[name], positive=name == "smallest_effect") for name in numbers if name in values}
+    if "window_seconds" in values:
+        values["window_seconds"] = _window(values["window_seconds"])
+    return Problem(**values | {"stages": _stages(values["stages"]), "scorer": tuple(scorer)})
+
+
+def _stages(given: object) -> dict[str, Stage]:
+    example = "stages: {explore: {cpu: 600, gpu: 420}}"
+    if not isinstance(given, dict) or not given:
+        raise LabError("program.md: `stages` is not a mapping", hint=example)
+    known, stages = {f.name for f in fields(Stage)}, {}
+    for name, limits in given.items():
+        if not isinstance(name, str):  # YAML reads a bare on, yes or 1 as no string
+            raise LabError(f"program.md: the stage name {name!r} in `stages` is read as no string", hint="put the name in quotes")
+        if not isinstance(limits, dict) or not {"cpu", "gpu"} <= limits.keys() <= known:
+            raise LabError(f"program.md: `stages.{name}` is {limits!r}, not cpu and gpu with their seconds", hint=example)
+        values = {field: _number(f"stages.{name}.{field}", value, positive=True) for field, value in limits.items()}
+        if (seeds := values.get("seeds", 1.0)) != int(seeds):
+            raise LabError(f"program.md: `stages.{name}.seeds` is {seeds!r}, not a whole number", hint=example)
+        stages[name] = Stage(**values | ({"seeds": int(values["seeds"])} if "seeds" in values else {}))
+    return stages
+
+
+def _window(given: object) -> dict[str, list[float]]:
+    example = "window_seconds: {cpu: [10, 900], gpu: [300, 2400]}"
+    if not isinstance(given, dict) or given.keys() != {"cpu", "gpu"}:
+        raise LabError(f"program.md: `window_seconds` is {given!r}, not cpu and gpu with [low, high] each", hint=example)
+    window = {}
+    for kind, span in given.items():
+        if not isinstance(span, list) or len(span) != 2:
+            raise LabError(f"program.md: `window_seconds.{kind}` is {span!r}, not [low, high]", hint=example)
+        window[kind] = [_number(f"window_seconds.{kind}", value) for value in span]
+        if window[kind][0] >= window[kind][1]:
+            raise LabError(f"program.md: `window_seconds.{kind}` is {span!r}: low must be below high", hint=example)
+    return window
+
+
+def _number(name: str, value: object, positive: bool = False) -> float:
+    """`value` as a float; also from text, which is what YAML makes of 6e2. LabError names the field."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        raise LabError(
+            f"program.md: `{name}` is {value!r}, not a {'positive number' if positive else 'number of at least 0'}", hint="edit program.md"
+        )
+    return number

@@ -1,0 +1,361 @@
+"""The queue: a thin, typed client of the real pueue 4 command line (checked with 4.0.4).
+
+Every call gets an allow-listed environment, since the daemon writes the whole environment of whoever adds a task to
+its state file and prints it in `pueue status --json`.
+
+Facts this relies on (pueue 4.0.4): a task runs with the environment of the client that added it plus PUEUE_GROUP and
+PUEUE_WORKER_ID, nothing of the daemon's own; while it runs both stand in its entry of the status, which is how a task
+finds itself; a daemon that restarts over queued tasks pauses their groups (`resume`); one that was killed leaves a
+socket and a pid file, which the next one takes over, unless the pid has since gone to another process.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from monolab.errors import LabError
+
+ENV_ALLOWED = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "XDG_DATA_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_CACHE_HOME",
+    "PUEUE_CONFIG_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "LAB_LOCK_DIR",
+    "LAB_DEVICE",
+    "UV",
+    "SSL_CERT_FILE",
+)
+
+CALL_SECONDS = 30.0  # a client call that takes longer is a daemon that hangs
+START_SECONDS = 10.0  # a daemon answers some 50 ms after its start
+NO_DAEMON = "Did you start"  # in each of the client's messages for it: no socket, no secret, no configuration
+SET_UP = "./just sets pueue up"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One entry of the queue as the daemon tells it. Ids are used again after a `clean`: never key on an id alone."""
+
+    id: int
+    command: str
+    path: str
+    group: str
+    label: str | None
+    state: str  # Queued Stashed Running Paused Done Locked
+    result: str | None  # once Done: Success, Failed(1), FailedToSpawn(...), Killed, Errored, DependencyFailed
+    enqueued_at: str | None  # RFC 3339, as the daemon writes it
+    start: str | None
+    end: str | None
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    status: str  # Running, Paused, Reset
+    parallel: int  # tasks at once
+
+
+def environment() -> dict[str, str]:
+    """What of this process's environment pueue and its tasks get to see."""
+    return {name: os.environ[name] for name in ENV_ALLOWED if name in os.environ}
+
+
+def tasks() -> list[Task]:
+    """Every task the daemon knows, by id."""
+    return [_task(entry) for entry in _status()["tasks"].values()]
+
+
+def groups() -> dict[str, Group]:
+    """The queue's groups by name."""
+    return {name: Group(name, group["status"], group["parallel_tasks"]) for name, group in _status()["groups"].items()}
+
+
+def answers() -> bool:
+    """Whether a daemon answers. LabError when pueue is missing, or when one is there and refuses (a wrong secret, say)."""
+    done = _run("group", "--json")
+    if done.returncode and NO_DAEMON not in done.stderr:
+        raise _error("group", done)
+    return done.returncode == 0
+
+
+def ensure_daemon() -> bool:
+    """Start `pueued` if no daemon answers; True when it was started here.
+
+    A start survives this process (own session, output in a file beside pueue's state). Two callers at once start one.
+    LabError when pueue is missing or older than 4, and, with the last lines of its log, when it does not come up.
+    """
+    import fcntl
+
+    _require_version()
+    if answers():
+        return False
+    directory, pid_path = _places()
+    directory.mkdir(parents=True, exist_ok=True)
+    # pueued's own check (is the pid of the pid file alive?) lets two that start at once through, and the second takes
+    # the first one's socket: hence a lock of ours around the start.
+    with (directory / "monolab.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if answers():
+            return False
+        _drop_foreign_pid(pid_path)
+        log = directory / "pueued.log"
+        with log.open("ab") as output:
+            daemon = subprocess.Popen(
+                [_binary("pueued")],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment(),
+                cwd=directory,
+            )
+        end = time.monotonic() + START_SECONDS
+        while not answers():
+            if daemon.poll() is not None or time.monotonic() > end:
+                tail = _plain(log.read_text(errors="replace"))[-600:].strip()
+                raise LabError(f"pueued was started and does not answer; its log {log} ends with:\n{tail}", hint="pueued -v shows why")
+            time.sleep(0.02)
+        _ours.append(daemon)
+    return True
+
+
+def ensure_group(name: str, parallel: int = 1) -> None:
+    """Make the group `name` with `parallel` slots if there is none; a group that exists is left as it is."""
+    if name in groups():
+        return
+    done = _call("group", "add", f"--parallel={parallel}", name, check=False)
+    if done.returncode and name not in groups():  # another process was faster: fine
+        raise _error("group add", done)
+
+
+def resume(group: str) -> None:
+    """Let the tasks of a paused group run; a daemon that restarts over queued tasks pauses their groups."""
+    _call("start", f"--group={group}")
+
+
+def add(
+    command: list[str],
+    *,
+    group: str,
+    label: str | None,
+    cwd: Path,
+    priority: int = 0,
+    after: Iterable[int] = (),
+    stashed: bool = False,
+) -> int:
+    """Queue `command` (one string per argument, no shell syntax) to run in `cwd`; returns the task's id.
+
+    `after`: ids of tasks that must have succeeded first. The command replaces pueue's shell, so a signal to the task
+    reaches it.
+    """
+    options = ["--print-task-id", "--escape", f"--working-directory={cwd}", f"--group={group}", f"--priority={priority}"]
+    options += [f"--label={label}"] if label is not None else []
+    options += [f"--after={task}" for task in after] + (["--stashed"] if stashed else [])
+    # --escape quotes each word only where the shell would need it, so that `exec` stays the shell's own word.
+    return int(_call("add", *options, "--", "exec", *command).stdout)
+
+
+def enqueue(task: int) -> None:
+    """Let a stashed task run."""
+    _call("enqueue", str(task))
+
+
+def remove(task: int) -> None:
+    """Take a task that is not running off the queue. LabError when it runs, or is not there."""
+    # pueue says "removed" of what it removed, exits with 0, and names the rest: ask the daemon.
+    _require_task(task)
+    done = _call("remove", str(task), check=False)
+    if any(other.id == task for other in tasks()):
+        raise LabError(f"pueue did not remove task {task}: {_plain(done.stdout + done.stderr).strip()}", hint=f"pueue kill {task}")
+
+
+def kill(task: int, signal: str | None = "term") -> None:
+    """Send a signal to the process group of a running task; `None`: pueue's own kill (KILL, result `Killed`)."""
+    _require_task(task)
+    _call("kill", *([f"--signal={signal}"] if signal else []), str(task))
+
+
+def clean(group: str) -> None:
+    """Forget the finished tasks of `group`, with their output."""
+    _call("clean", f"--group={group}")
+
+
+def log_text(task: int) -> str:
+    """All that a task has printed so far; "" before it starts."""
+    if _require_task(task).start is None:
+        return ""
+    return json.loads(_call("log", "--json", "--full", str(task)).stdout)[str(task)]["output"]
+
+
+def running_here(path: Path) -> Task | None:
+    """The task this process runs in, if it was added in `path` or a folder below; None outside of such a task.
+
+    A task's program may itself be a coding agent or a shell: what that starts elsewhere is not this task's work.
+    LabError when several running tasks could be it.
+    """
+    group = os.environ.get("PUEUE_GROUP")
+    if group is None:
+        return None
+    path = path.resolve()
+    found = [
+        (task, entry["envs"].get("PUEUE_WORKER_ID"))
+        for entry in _status()["tasks"].values()
+        if (task := _task(entry)).state == "Running" and task.group == group and Path(task.path).is_relative_to(path)
+    ]
+    worker = os.environ.get("PUEUE_WORKER_ID")
+    mine = [task for task, slot in found if slot in (worker, None)]  # running tasks of one group have different slots
+    if len(mine) > 1:
+        ids = ", ".join(str(task.id) for task in mine)
+        raise LabError(f"{len(mine)} running tasks of group {group!r} could be this one: {ids}", hint=f"pueue parallel --group {group} 1")
+    return mine[0] if mine else None
+
+
+# -- below: how it is asked ---------------------------------------------------------------------------------------
+
+_ours: list[subprocess.Popen] = []  # daemons started here; Popen objects that are dropped warn about their process
+
+
+def _binary(name: str) -> str:
+    from shutil import which
+
+    # ./just puts both beside the lab's Python, which is not on PATH where `.venv/bin/lab` is called by its path.
+    found = which(name) or which(Path(sys.executable).with_name(name))
+    if found is None:
+        raise LabError(f"{name} is not installed", hint=SET_UP)
+    return found
+
+
+@cache
+def _version(binary: str) -> tuple[int, ...]:
+    text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, env=environment()).stdout
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def _require_version() -> None:
+    for name in ("pueue", "pueued"):
+        version = _version(_binary(name))
+        if version < (4,):
+            raise LabError(f"{name} {'.'.join(map(str, version))} is too old, the lab needs 4.0 or newer", hint=SET_UP)
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [_binary("pueue"), "--color=never", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environment(), timeout=CALL_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"the pueue daemon did not answer within {CALL_SECONDS:.0f} s", hint="pueue status; then restart pueued") from error
+
+
+def _call(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    done = _run(*arguments)
+    if check and done.returncode:
+        raise _error(arguments[0], done)
+    return done
+
+
+def _error(what: str, done: subprocess.CompletedProcess) -> LabError:
+    _require_version()
+    text = _plain(done.stderr + done.stdout)
+    why = " ".join(text.partition("Location:")[0].split()).removeprefix("Error: ")
+    if NO_DAEMON in text:
+        return LabError(f"no pueue daemon answers ({why})", hint="just queue starts one, so does: pueued -d")
+    return LabError(f"pueue {what} failed: {why}", hint="pueue status")
+
+
+def _status() -> dict:
+    done = _call("status", "--json")
+    try:
+        status = json.loads(done.stdout)
+        return {"tasks": status["tasks"], "groups": status["groups"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(f"pueue status --json is not what pueue 4 prints: {done.stdout[:200]!r}", hint=SET_UP) from error
+
+
+def _task(entry: dict) -> Task:
+    ((state, inner),) = entry["status"].items()
+    times = inner
+    while "previous_status" in times:  # Locked, while somebody edits it
+        (times,) = times["previous_status"].values()
+    result = inner.get("result")
+    if isinstance(result, dict):  # {"Failed": 1}
+        ((word, value),) = result.items()
+        result = f"{word}({value})"
+    return Task(
+        id=entry["id"],
+        command=entry["command"],
+        path=entry["path"],
+        group=entry["group"],
+        label=entry["label"],
+        state=state,
+        result=result,
+        enqueued_at=times.get("enqueued_at"),
+        start=times.get("start"),
+        end=times.get("end"),
+    )
+
+
+def _require_task(task: int) -> Task:
+    for other in tasks():
+        if other.id == task:
+            return other
+    raise LabError(f"pueue has no task {task}", hint="pueue status")
+
+
+def _places() -> tuple[Path, Path]:
+    """pueue's directory and the pid file of its daemon, found as pueue finds them."""
+    import yaml
+
+    home = Path.home()
+    library = home / "Library" / "Application Support"
+    mac = sys.platform == "darwin"
+
+    def xdg(name: str, default: Path) -> Path:
+        return library if mac else Path(os.environ.get(name) or default)
+
+    config = Path(os.environ.get("PUEUE_CONFIG_PATH") or xdg("XDG_CONFIG_HOME", home / ".config") / "pueue" / "pueue.yml")
+    shared = ((yaml.safe_load(config.read_text()) or {}).get("shared") or {}) if config.is_file() else {}
+
+    def setting(name: str, default: Path) -> Path:
+        return Path(shared[name]).expanduser() if shared.get(name) else default
+
+    directory = setting("pueue_directory", xdg("XDG_DATA_HOME", home / ".local" / "share") / "pueue")
+    given = None if mac else os.environ.get("XDG_RUNTIME_DIR")
+    runtime = setting("runtime_directory", Path(given) if given else directory)
+    return directory, setting("pid_path", runtime / "pueue.pid")
+
+
+def _drop_foreign_pid(pid_path: Path) -> None:
+    """Remove a pid file that names no pueued: a new daemon refuses to start while that process lives."""
+    if not pid_path.is_file():
+        return
+    text = pid_path.read_text().strip()
+    if text.isdigit():
+        import psutil
+
+        try:
+            if psutil.Process(int(text)).name() == "pueued":
+                return
+        except psutil.NoSuchProcess:
+            pass
+    pid_path.unlink(missing_ok=True)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)

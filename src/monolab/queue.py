@@ -1,0 +1,229 @@
+"""Queueing: from a working tree and a hypothesis to requests, and to tasks of the real pueue daemon."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from loguru import logger
+
+from monolab import backlog, dataset, device, ideas, label, options, pueue, receipts, run, settle, snapshot, verdicts
+from monolab import problem as problems
+from monolab.errors import LabError
+from monolab.paths import BASELINE, Lab
+from monolab.receipts import Receipt, Request
+
+MAIN = ("main", "master")  # what the branch of the lab's own code may be called
+KEEP_DONE = 200  # finished tasks of ours that pueue keeps; thousands make it slow, and their logs lie in 6_runs/
+
+
+def tree_of(lab: Lab, slug: str) -> Path:
+    """The working tree that answers `slug`. Raises LabError for an unknown idea and for one without a worktree."""
+    if slug == BASELINE:
+        return lab.root
+    ideas.load(lab, slug)
+    if not (lab.worktree(slug) / ".git").exists():
+        raise LabError(f"{slug} has no worktree", hint=f"just worktree {slug}")
+    return lab.worktree(slug)
+
+
+def standing_in(lab: Lab) -> tuple[str, Path]:
+    """The idea whose worktree a person stands in, and that worktree; the baseline in the lab's root."""
+    tree = snapshot.top()
+    if tree == lab.root:
+        return BASELINE, tree
+    if tree.parent == lab.worktrees and tree.name != BASELINE:
+        return tree.name, tree
+    raise LabError(f"{tree} is neither the lab's root nor one of its worktrees in 5_worktrees/", hint="just worktree SLUG")
+
+
+def worktree(lab: Lab, slug: str) -> Path:
+    """Make `5_worktrees/{slug}` on the branch `exp/{slug}`, from main or from the branch of the idea's parent."""
+    import git
+
+    idea = ideas.load(lab, slug)
+    path, branch = lab.worktree(slug), f"exp/{slug}"
+    if path.exists():
+        raise LabError(f"{path} exists already", hint=f"cd {path}")
+    repo = git.Repo(lab.root)
+    if not repo.head.is_valid():
+        raise LabError("the lab has no commit yet", hint="git add -A && git commit -m 'Start the lab'")
+    heads = {head.name for head in repo.heads}
+    if branch in heads:  # its worktree was removed: the work on the branch is still there
+        repo.git.worktree("add", str(path), branch)
+    else:
+        repo.git.worktree("add", "-q", "-b", branch, str(path), _start(lab, idea.parent) or repo.head.commit.hexsha)
+    return path
+
+
+def _start(lab: Lab, parent: str) -> str | None:
+    """The code that an idea on top of `parent` starts from: what was run last, committed or not. None for main's."""
+    if parent == BASELINE:
+        return None
+    runs = _runs(lab, parent)
+    if not runs:
+        raise LabError(f"the parent idea {parent} has not been run", hint=f"just queue {parent}")
+    return runs[0].commit
+
+
+def _runs(lab: Lab, idea: str) -> list[Request]:
+    """What was asked for an idea and neither cancelled nor refused, newest first; of the baseline only main's own code."""
+    found = []
+    for folder in sorted(lab.runs.glob(f"*-{idea}-s*"), reverse=True):
+        if (folder / "request.json").exists() and not any((folder / name).exists() for name in ("cancelled.json", "refused.json")):
+            request = receipts.request(lab, folder.name)
+            if request.idea == idea and (idea != BASELINE or verdicts.is_reference(request.flags)):
+                found.append(request)
+    return found
+
+
+def requests(lab: Lab, slug: str, tree: Path, text: str | None, stage: str, seeds: list[int], args: list[str], *, required: bool) -> list[Request]:
+    """One request per seed for the code in `tree`, each with its folder in `6_runs/`, nothing queued yet.
+
+    The label is `text`, else what the idea file states; with `required` it must have a question and a hypothesis.
+    Raises LabError, leaving nothing behind, for whatever would stop the runs: unknown idea, stage, option or label,
+    changed frozen files, missing data, a full disk.
+    """
+    problem = problems.load(lab)
+    problem.stage(stage)
+    parent = kill_rule = mechanism = ""
+    if slug != BASELINE:
+        idea = ideas.load(lab, slug) if required or slug in ideas.slugs(lab) else None
+        parent = idea.parent if idea else BASELINE
+        kill_rule, mechanism = (idea.kill_rule, idea.hypothesis) if idea else ("", "")
+        if text is None and idea:
+            text = label.render(idea.question, idea.predicted_effect, idea.credence, problem.metric)
+    text = " ".join((text or "").split())
+    hypothesis = label.require(text, problem.metric, problem.direction) if required and slug != BASELINE else label.parse(text, problem.metric)
+    checked = options.check(args, tree / "train.py")
+    dataset.data_sha(lab)
+    snap = snapshot.take(tree)
+    flags = []
+    if not hypothesis.scorable and slug != BASELINE:
+        flags.append("unscored")
+    if checked:
+        flags.append("args")
+    if not snap.clean:
+        flags.append("uncommitted")
+    if slug == BASELINE and snapshot.branch(lab.root) not in MAIN:
+        flags.append("off-main")
+    if not required:
+        flags.append("at-start")  # the tree was taken when the run started, not when somebody queued it
+    parents, moved = _parent_runs(lab, parent, stage, seeds, snap) if parent else ({}, False)
+    if moved:
+        flags.append("parent-moved")
+    made = [
+        Request(
+            run_id=receipts.new_id(slug, seed),
+            idea=slug,
+            stage=stage,
+            seed=seed,
+            label=text,
+            question=hypothesis.question,
+            hypothesis=hypothesis.text,
+            mechanism=mechanism,
+            predicted_effect=hypothesis.effect,
+            credence=hypothesis.credence,
+            kill_rule=kill_rule,
+            parent=parents.get(seed, ""),
+            parent_idea=parent,
+            commit=snap.commit,
+            head=snap.head,
+            code_sha=snap.code_sha,
+            args=checked,
+            flags=tuple(flags),
+            queued=receipts.now(),
+        )
+        for seed in seeds
+    ]
+    run.preflight(lab, problem, made[0])
+    for request in made:
+        snapshot.keep(lab, request.run_id, request.commit)
+        receipts.write_request(lab, request)
+    return made
+
+
+def _parent_runs(lab: Lab, idea: str, stage: str, seeds: list[int], snap: snapshot.Snapshot) -> tuple[dict[int, str], bool]:
+    """The parent's run for each seed, and whether it has other code than the idea forked from, which was never run."""
+    runs = [request for request in _runs(lab, idea) if request.stage == stage]
+    if not runs:
+        logger.warning(f"{idea} has no run at stage {stage} yet: the verdict will wait for it")
+        return {}, False
+    moved = False
+    if idea == BASELINE:
+        fork = snapshot.fork_point(lab, snap.head)
+        codes = {request.code_sha: request.commit for request in reversed(runs)}
+        same = {code for code, commit in codes.items() if not snapshot.changed(lab, commit, fork)}
+        runs, moved = [request for request in runs if request.code_sha in same] or runs, not same
+    runs = [request for request in runs if (request.code_sha, request.args) == (runs[0].code_sha, runs[0].args)]
+    by_seed = {request.seed: request.run_id for request in reversed(runs)}
+    return {seed: by_seed.get(seed, runs[0].run_id) for seed in seeds}, moved
+
+
+def enqueue(lab: Lab, slug: str, text: str | None, stage: str, seeds: list[int], args: list[str]) -> list[Request]:
+    """Queue one run per seed of the idea's working tree as it is now. What is edited afterwards does not reach them."""
+    tree = tree_of(lab, slug)
+    run.sweep(lab)
+    machine = device.detect()
+    started = pueue.ensure_daemon()
+    group = f"lab-{machine.name}"
+    pueue.ensure_group(group)
+    if started and pueue.groups()[group].status == "Paused":  # as a daemon does that comes back to queued tasks
+        pueue.resume(group)
+    if sum(task.state == "Done" for task in pueue.tasks() if task.group == group) > KEEP_DONE:
+        pueue.clean(group)
+    made = requests(lab, slug, tree, text, stage, seeds, args, required=True)
+    queued = 0
+    try:
+        for request in made:
+            pueue.add([str(Path(sys.executable).with_name("lab")), "run", request.run_id], group=group, label=request.label or None, cwd=lab.root)
+            queued += 1
+    finally:
+        for request in made[queued:]:  # the daemon died in between: what never was queued leaves no trace
+            _withdraw(lab, request)
+    return made
+
+
+def _withdraw(lab: Lab, request: Request) -> None:
+    (lab.run(request.run_id) / "request.json").unlink()
+    lab.run(request.run_id).rmdir()
+    snapshot.forget(lab, request.run_id)
+
+
+def evaluate(lab: Lab, slug: str | None, text: str | None, stage: str, seed: int, args: list[str]) -> Receipt:
+    """Run here and now, in the foreground; inside a hand-typed pueue task, under that task's label."""
+    here = Path.cwd()
+    slug, tree = (slug, tree_of(lab, slug)) if slug else standing_in(lab)
+    task = pueue.running_here(here)
+    if task and text is None:
+        text = task.label
+    request = requests(lab, slug, tree, text, stage, [seed], args, required=False)[0]
+    return run.execute(lab, request)
+
+
+def cancel(lab: Lab, run_id: str, wait_seconds: float = 60.0) -> str:
+    """End a run: a waiting one leaves the queue, a running one gets a row with the status `killed`. Returns what happened."""
+    if backlog.over(lab, run_id):
+        raise LabError(f"{run_id} is over already", hint=f"lab log {run_id}")
+    folder = lab.run(run_id)
+    task = backlog.unfinished(lab).get(run_id) if pueue.answers() else None
+    pid = backlog.alive(lab, run_id)
+    if task and pid is None:
+        pueue.remove(task.id)
+        receipts.write_atomic(folder / "cancelled.json", json.dumps({"time": receipts.now()}))
+        settle.settle(lab)  # it may have been the last one that its experiment waited for
+        return "taken out of the queue; it had not started"
+    if pid is None:
+        raise LabError(f"{run_id} is neither queued nor running", hint="lab status")
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)  # pueue may have paused it
+    deadline = time.monotonic() + wait_seconds
+    while time.monotonic() < deadline:
+        if receipts.receipt(lab, run_id):
+            return "killed; its row is in results.tsv"
+        if backlog.over(lab, run_id):
+            return "stopped while it waited for the device; it had not started"
+        time.sleep(0.05)
+    raise LabError(f"{run_id} (pid {pid}) did not end within {wait_seconds:g} s", hint=f"kill -9 {pid}")

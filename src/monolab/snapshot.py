@@ -1,0 +1,219 @@
+"""A snapshot: the working tree of a candidate, kept as a git commit that leaves branch and index alone."""
+
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from monolab.errors import LabError
+from monolab.paths import NOT_CODE, RECORDS, Lab
+
+REF = "refs/lab/runs/"
+FETCH = f"git fetch origin '{REF}*:{REF}*'"  # a clone has branches only
+UNTRACKED_MB = 50.0  # untracked files above this are data, not code
+LINKS = 40  # that are followed one after the other, as Linux does
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`commit` is HEAD, or a commit on top of it where files differ; `code_sha` is its tree without the lab's own files."""
+
+    commit: str
+    head: str
+    code_sha: str
+    clean: bool  # the code is HEAD's
+
+
+@contextmanager
+def _repo(folder: Path, hint: str = "") -> Iterator:
+    """The repository of `folder`, a GitPython Repo; what git refuses to do with it is a LabError with git's own words."""
+    import git
+
+    try:
+        yield git.Repo(folder)
+    except git.GitCommandError as error:
+        words = error.stderr.strip().removeprefix("stderr: '").removesuffix("'").strip() or f"exit code {error.status}"
+        verb = next((word for word in error.command[1:] if not word.startswith("-")), "")
+        raise LabError(f"git {verb} in {folder}: {'; '.join(words.splitlines())}", hint=hint or f"git -C {folder} status") from error
+    except git.GitError as error:
+        raise LabError(f"{folder} is no git repository that can be read: {error}", hint=f"git -C {folder} status") from error
+
+
+def take(tree: Path) -> Snapshot:
+    """Snapshot the working tree at `tree`: tracked and untracked files (those not ignored), committed or not.
+
+    The commit is the same for the same files on the same HEAD, so replicates share it. Raises LabError when the
+    repository has no commit yet, or the tree holds what a snapshot cannot: a repository inside of it, a link out of the
+    snapshot, a file that git was told not to look at, untracked files too large to be code.
+    """
+    with _repo(tree) as repo:
+        if not repo.head.is_valid():
+            raise LabError(f"{tree} has no commit yet", hint="git add -A && git commit -m 'Start the lab'")
+        _refuse_what_git_does_not_see(repo, tree)
+        head = repo.head.commit
+        with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+            index = Path(scratch, "index")
+            own = Path(repo.git.rev_parse("--path-format=absolute", "--git-path", "index"))
+            if own.exists():  # its cached file times spare re-reading every file
+                shutil.copy2(own, index)
+            with repo.git.custom_environment(GIT_INDEX_FILE=str(index)):
+                repo.git.reset("-q", head.hexsha, "--", *(path for path in RECORDS if path in head.tree))
+                repo.git.add("-A", "--", ".", *(f":(exclude){path}" for path in RECORDS))
+                whole, code = repo.git.write_tree(), _code_tree(repo)
+                _refuse_what_does_not_travel(repo, tree)
+                repo.git.read_tree(head.hexsha)
+                clean = _code_tree(repo) == code
+        commit = head.hexsha if whole == head.tree.hexsha else _commit(repo, whole, head)
+        return Snapshot(commit=commit, head=head.hexsha, code_sha=code, clean=clean)
+
+
+def _refuse_what_git_does_not_see(repo, tree: Path) -> None:
+    """LabError for what `git add` would pass by, stumble over, or store for good."""
+    size, hidden = 0, {}
+    for entry in repo.git.ls_files("-c", "-o", "-v", "--exclude-standard", "-z").split("\0")[:-1]:
+        mark, name = entry[0], entry[2:]
+        if mark == "?":
+            if name.endswith("/") and not _is_record(name):
+                raise _own_repository(name.rstrip("/"))
+            path = tree / name
+            size += path.lstat().st_size if path.exists() and not _is_record(name) else 0
+        for bit in (["assume-unchanged"] if mark.islower() else []) + (["skip-worktree"] if mark in "sS" else []):
+            hidden.setdefault(bit, []).append(name)
+    if hidden:
+        names = sorted({name for several in hidden.values() for name in several})
+        clear = [f"git -C {tree} update-index --no-{bit} -- {shlex.join(several)}" for bit, several in hidden.items()]
+        raise LabError(
+            f"git was told not to look at {', '.join(names)} ({' and '.join(hidden)}): a run would have HEAD's version instead",
+            hint=" && ".join(clear),
+        )
+    if size > UNTRACKED_MB * 2**20:
+        raise LabError(
+            f"{size / 2**20:.0f} MB of untracked files in {tree} would go into the snapshot (limit {UNTRACKED_MB:.0f} MB)",
+            hint="name them in .gitignore",
+        )
+
+
+def _is_record(name: str) -> bool:
+    return name.partition("/")[0] in RECORDS
+
+
+def _own_repository(name: str) -> LabError:
+    return LabError(f"{name} is a repository of its own, which a snapshot cannot hold", hint=f"copy its files, or name {name} in .gitignore")
+
+
+def _code_tree(repo) -> str:
+    """Takes what is no code out of the index in use; returns the tree of the rest."""
+    repo.git.rm("-r", "--cached", "-q", "--ignore-unmatch", "--", *NOT_CODE)
+    return repo.git.write_tree()
+
+
+def _refuse_what_does_not_travel(repo, tree: Path) -> None:
+    """LabError for entries of the index in use that a checkout of it would not bring to life."""
+    modes = {}
+    for entry in repo.git.ls_files("-s", "-z").split("\0")[:-1]:
+        facts, _, name = entry.partition("\t")
+        modes[name] = facts.partition(" ")[0]
+    links = {name: os.readlink(tree / name) for name, mode in modes.items() if mode == "120000"}
+    known = set(modes) | {str(folder) for name in modes for folder in PurePosixPath(name).parents} if links else set()
+    for name, mode in modes.items():
+        if mode == "160000":
+            raise _own_repository(name)
+        if name in links and not _arrives(name, links, known):
+            raise LabError(
+                f"{name} is a link to {links[name]}, which is not part of the snapshot: a run would not have it",
+                hint=f"copy what it points to, or name {name} in .gitignore",
+            )
+
+
+def _arrives(name: str, links: dict[str, str], known: set[str]) -> bool:
+    """Whether the link `name` leads to a file or folder of the snapshot, through nothing but the snapshot."""
+    done, todo, left = [], name.split("/"), LINKS
+    while todo:
+        part = todo.pop(0)
+        if part == ".." and done:
+            done.pop()
+        elif part == "..":
+            return False
+        elif part not in ("", "."):
+            done.append(part)
+        path = "/".join(done)
+        if path in links:
+            left -= 1
+            if left < 0 or os.path.isabs(links[path]):
+                return False
+            done.pop()
+            todo = links[path].split("/") + todo
+        elif path and path not in known:
+            return False
+    return True
+
+
+def _commit(repo, tree: str, head) -> str:
+    # Dated as its parent: the same files on the same HEAD give the same commit, whenever they are queued.
+    who = {"NAME": "lab", "EMAIL": "lab@localhost", "DATE": f"{head.committed_date} +0000"}
+    env = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
+    with repo.git.custom_environment(**env):
+        return repo.git.commit_tree(tree, "-p", head.hexsha, "-m", "snapshot of the working tree, taken by the lab")
+
+
+def keep(lab: Lab, run_id: str, commit: str) -> None:
+    """Pin `commit` under `refs/lab/runs/`, so that what was tried is never collected, whatever happens to the branch."""
+    with _repo(lab.root) as repo:
+        repo.git.update_ref(REF + run_id, commit)
+
+
+def forget(lab: Lab, run_id: str) -> None:
+    """Undo `keep`, for a run that was never queued."""
+    with _repo(lab.root) as repo:
+        repo.git.update_ref("-d", REF + run_id)
+
+
+def export(lab: Lab, treeish: str, dest: Path, paths: tuple[str, ...] = ()) -> None:
+    """Write the files of a tree (or only `paths` of it, files and folders) below `dest`, which must not exist yet.
+
+    Raises LabError when the tree, or one of `paths` in it, is not there.
+    """
+    with _repo(lab.root, FETCH) as repo, tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+        names = []
+        if paths:
+            names = repo.git.ls_tree("-r", "-z", "--name-only", "--full-tree", treeish, "--", *paths).split("\0")[:-1]
+            for path in paths:
+                if not any(name == path.rstrip("/") or name.startswith(f"{path.rstrip('/')}/") for name in names):
+                    raise LabError(f"{path} is not in {treeish}", hint=f"git -C {lab.root} add {path} && git commit")
+        dest.mkdir(parents=True)
+        # Not `git archive`, which leaves out what .gitattributes marks export-ignore. With `dest` as the work tree, what the
+        # lab's root has uncommitted in .gitattributes changes no byte either.
+        with repo.git.custom_environment(GIT_INDEX_FILE=str(Path(scratch, "index")), GIT_WORK_TREE=str(dest.resolve())):
+            repo.git.read_tree(treeish)
+            repo.git.checkout_index("--", *names) if paths else repo.git.checkout_index("-a")
+
+
+def changed(lab: Lab, old: str, new: str) -> str:
+    """The diff of the code between two commits, without the lab's own files. Raises LabError when one is not there."""
+    with _repo(lab.root, FETCH) as repo:
+        return repo.git.diff(old, new, "--", ".", *(f":(exclude){path}" for path in NOT_CODE))
+
+
+def fork_point(lab: Lab, commit: str) -> str:
+    """The newest commit that `commit` shares with main. Raises LabError when it is not there, or shares none."""
+    with _repo(lab.root, FETCH) as repo:
+        return repo.git.merge_base(repo.head.commit.hexsha, commit)
+
+
+def top(start: Path | None = None) -> Path:
+    """The worktree that a person stands in."""
+    import git
+
+    return Path(git.Repo(start or os.getcwd(), search_parent_directories=True).working_dir).resolve()
+
+
+def branch(tree: Path) -> str:
+    """The branch that is checked out at `tree`; "" where HEAD is detached."""
+    import git
+
+    head = git.Repo(tree).head
+    return "" if head.is_detached else head.ref.name

@@ -1,0 +1,140 @@
+"""The second example lab: nothing about language, higher is better, and an idea that truly helps."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, commit, git
+
+from monolab import dataset, ideas, problem, stats
+from monolab.init import HEAD
+from monolab.paths import Lab
+
+DIGITS = REPOSITORY / "examples" / "digits"
+PATCH = "1_ideas/2026-11-21_pixel-noise.patch"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """What data.py writes, made once."""
+    out = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, str(DIGITS / "data.py"), str(out)], check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture
+def lab(tmp_path, made) -> Lab:
+    """The example's own files as a repository, without what all labs share, with its data."""
+    root = tmp_path / "digits"
+    shutil.copytree(DIGITS, root, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / HEAD).rename(root / "program.md")
+    git(root, "init", "--quiet", "--initial-branch", "main")
+    commit(root)
+    shutil.copytree(made, root / ".data")
+    return Lab(root)
+
+
+def train(lab: Lab, out: Path, seed: int, *options: str, stage: str = "explore") -> Path:
+    command = [sys.executable, "train.py", "--stage", stage, "--seed", str(seed), "--data", str(lab.data / "train"), "--out", str(out), *options]
+    subprocess.run(command, cwd=lab.root, check=True, capture_output=True, timeout=60)
+    return out
+
+
+def score(lab: Lab, checkpoint: Path, split: str = "val") -> subprocess.CompletedProcess:
+    out = checkpoint.with_suffix(".json")
+    command = [sys.executable, "eval.py", str(checkpoint), str(lab.data / split), str(out), str(lab.root)]
+    done = subprocess.run(command, cwd=lab.root, capture_output=True, text=True, timeout=60, check=False)
+    done.metrics = json.loads(out.read_text()) if done.returncode == 0 else None
+    return done
+
+
+def test_no_image_is_in_two_splits(lab):
+    assert dataset.prepare(lab, [])["data_sha"] == dataset.data_sha(lab)
+    images = {split: np.load(lab.data / split / "images.npy") for split in dataset.SPLITS}
+    assert {split: len(found) for split, found in images.items()} == {"train": 594, "val": 580, "test": 623}
+    seen = {split: {image.tobytes() for image in found} for split, found in images.items()}
+    assert not seen["train"] & seen["val"] and not seen["train"] & seen["test"] and not seen["val"] & seen["test"]
+    assert {found.dtype for found in images.values()} == {np.dtype("float32")}
+
+
+def test_the_idea_helps_on_every_seed(lab, tmp_path):
+    subject, idea = problem.load(lab), ideas.load(lab, "pixel-noise")
+    before = {seed: score(lab, train(lab, tmp_path / f"before-{seed}", seed)).metrics["accuracy"] for seed in range(3)}
+    git(lab.root, "apply", PATCH)
+    after = {seed: score(lab, train(lab, tmp_path / f"after-{seed}", seed)).metrics["accuracy"] for seed in range(3)}
+    found = stats.compare(
+        after,
+        before,
+        floor=stats.noise_floor(list(before.values())),
+        sign=subject.sign,
+        predicted=idea.predicted_effect,
+        smallest_effect=subject.smallest_effect,
+    )
+    assert (found.verdict, found.better) == ("supported", True), found
+    assert statistics.stdev(before.values()) < subject.smallest_effect
+    assert 0.9 < statistics.fmean(before.values()) < statistics.fmean(after.values()) < 1
+
+
+def test_a_seed_repeats_to_the_byte_and_another_differs(lab, tmp_path):
+    one, same, other = (train(lab, tmp_path / name, seed, stage="smoke") for name, seed in (("one", 1), ("same", 1), ("other", 2)))
+    content = [(folder / "model.npz").read_bytes() for folder in (one, same, other)]
+    assert content[0] == content[1] != content[2]
+
+
+def test_progress_is_shown_and_parameters_are_counted(lab, tmp_path):
+    out = train(lab, tmp_path / "out", 0, "--hidden", "8", stage="smoke")
+    progress = json.loads((out / "progress.json").read_text())
+    assert progress["step"] == progress["steps"] == 185
+    assert score(lab, out).metrics["params"] == 64 * 8 + 8 + 8 * 10 + 10
+
+
+def layers(**arrays):
+    return {"w0": np.zeros((64, 10)), "b0": np.zeros(10)} | arrays
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        (layers(b0=np.full(10, np.nan)), "finite"),
+        (layers(w0=np.full((64, 10), np.inf)), "finite"),
+        (layers(w0=np.zeros((64, 9)), b0=np.zeros(9)), "(580, 9)"),
+        (layers(w0=np.zeros((63, 10))), "matmul"),
+        (layers(b0=np.zeros((580, 10))), "a vector that fits"),
+        (layers(b0=np.zeros(1)), "a vector that fits"),
+        (layers(extra=np.zeros(3)), "are not the weights"),
+        ({}, "are not the weights"),
+        (layers(w0=np.array([None])), "pickle"),
+        ({f"{kind}{n}": np.zeros((64, 64) if kind == "w" else 64) for n in range(9) for kind in "wb"}, "1 to 8 layers"),
+    ],
+)
+def test_the_scorer_refuses_what_is_no_model(lab, tmp_path, arrays, told):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    np.savez(checkpoint / "model.npz", **arrays)
+    done = score(lab, checkpoint)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("refused: ") and told in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off", b"\x93NUMPY\x01\x00"])
+def test_the_scorer_refuses_a_missing_or_broken_file(lab, tmp_path, content):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    if content is not None:
+        (checkpoint / "model.npz").write_bytes(content)
+    done = score(lab, checkpoint)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("refused: ")
+
+
+def test_a_model_that_always_says_zero_is_right_as_often_as_there_are_zeros(lab, tmp_path):
+    checkpoint = tmp_path / "zero"
+    checkpoint.mkdir()
+    np.savez(checkpoint / "model.npz", **layers(b0=np.eye(10)[0]))
+    labels = np.load(lab.data / "val" / "labels.npy")
+    assert score(lab, checkpoint).metrics == {"accuracy": (labels == 0).sum() / 580, "params": 650}
