@@ -29,10 +29,15 @@ baseline *args:
 worktree *args:
     @exec {{ lab }} worktree "$@"
 
-# Snapshot a worktree and queue its runs: SLUG ["Q: .. H: .."] [--seeds 3] [--stage explore]
+# Snapshot a worktree and queue its first run: SLUG ["Q: .. H: .."] [--seeds 1] [--stage explore]
 [group('experiment'), no-cd]
 queue *args:
     @exec {{ lab }} queue "$@"
+
+# Queue the paired seeds that the next look at an idea needs: SLUG [--stage explore]
+[group('experiment'), no-cd]
+replicate *args:
+    @exec {{ lab }} replicate "$@"
 
 # Measure what program.md asks of the metric: run length, seed noise, determinism
 [group('experiment'), no-cd]

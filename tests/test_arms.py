@@ -12,7 +12,8 @@ from monolab import receipts, results, verdicts
 
 
 @pytest.fixture
-def lab(lab_repo, pueue_daemon):
+def lab(lab_repo):
+    """Without a daemon: what a look asks for is not queued, so that every run is one of the test's own."""
     lab = lab_repo()
     call(lab.root, "data")
     return lab
@@ -38,8 +39,8 @@ def commit(lab, message="Change main"):
 def test_two_sets_of_options_are_two_experiments(lab):
     seeds(lab.root)
     tree = add_idea(lab, "two")
-    seeds(tree, "--offset", "-0.5", n=2)
-    seeds(tree, "--offset", "0.5", n=2)
+    seeds(tree, "--offset", "-0.5")
+    seeds(tree, "--offset", "0.5")
     found = {record.args: record for record in verdicts.records(lab)}
     assert {args: round(record.effect, 3) for args, record in found.items()} == {("--offset", "-0.5"): -0.5, ("--offset", "0.5"): 0.5}
     assert best(lab)["idea"] == "two" and best(lab)["lineage"][0]["effect"] == pytest.approx(-0.5)
@@ -86,7 +87,9 @@ def test_better_than_a_bad_parent_is_not_the_best(lab):
     child = add_idea(lab, "child", parent="bad")
     change(child, "offset: float = 0.5", "offset: float = -0.0002")
     seeds(child)
-    assert verdict(lab, "child")["better"] and best(lab)["idea"] == "baseline"
+    found = verdict(lab, "child")
+    assert found["verdict"] == "supported" and (found["gate"]["anchor"], found["gate"]["through"]) == ("baseline", ["bad"])
+    assert found["gate"]["decision"] == "drop" and best(lab)["idea"] == "baseline"
 
 
 def test_after_a_new_scorer_the_best_is_what_the_new_scorer_says(lab):
@@ -118,10 +121,10 @@ def test_a_run_that_was_killed_does_not_join_two_scorers(lab):
     call(lab.root, "eval", "--seed", "5")
     assert results.load(lab)[-2].status == "interrupted"
     found = verdict(lab, "mixed")
-    assert found["effect"] == pytest.approx(-5.0) and found["seeds"] == [0, 1] and found["failures"] == {"interrupted": 1}
+    assert found["effect"] == pytest.approx(-5.0) and found["seeds"] == [1] and found["gate"]["screen"] == 0 and found["failures"] == {"interrupted": 1}
 
 
-def test_another_branch_in_the_root_is_no_baseline(lab):
+def test_another_branch_in_the_root_is_no_baseline(pueue_daemon, lab):
     seeds(lab.root)
     subprocess.run(["git", "checkout", "-qb", "play"], cwd=lab.root, check=True)
     change(lab.root, "offset: float = 0.0", "offset: float = -0.5")
@@ -145,7 +148,7 @@ def test_a_table_that_was_rolled_back_stops_runs_and_is_rebuilt_whole(lab):
     assert [row.seed for row in results.load(lab)] == [0, 1, 2] and results.audit(lab) == []
 
 
-def test_the_last_waiting_run_cancelled_the_rest_is_judged(lab, wait_until):
+def test_the_last_waiting_run_cancelled_the_rest_is_judged(pueue_daemon, lab, wait_until):
     seeds(lab.root)
     tree = add_idea(lab, "short")
     subprocess.run(["pueue", "group", "add", "lab-cpu"], check=True, capture_output=True)
@@ -170,7 +173,7 @@ def test_many_stop_signals_leave_one_row(lab, wait_until):
     assert (row.status, row.value) == ("killed", None) and not list(lab.runs.glob("*/cancelled.json"))
 
 
-def test_what_a_candidate_says_of_itself_cannot_break_the_screen(lab, wait_until):
+def test_what_a_candidate_says_of_itself_cannot_break_the_screen(pueue_daemon, lab, wait_until):
     tree = add_idea(lab, "liar")
     lie = 'import pathlib, sys, time\npathlib.Path(sys.argv[sys.argv.index("--out") + 1], "progress.json").write_text(\'{"step": [], "steps": 1e999, "loss": null}\')\n'
     (tree / "train.py").write_text(lie + "print('lied', flush=True)\ntime.sleep(60)\n" + (tree / "train.py").read_text())

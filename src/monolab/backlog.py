@@ -45,21 +45,22 @@ def alive(lab: Lab, run_id: str) -> int | None:
     return None
 
 
+def pending(lab: Lab, without: str = "") -> list[receipts.Request]:
+    """Every request that still waits or runs, other than `without`. When no daemon answers, one that nothing came of counts as waiting."""
+    answers = pueue.answers()
+    queued = unfinished(lab) if answers else {}
+    names = [path.parent.name for path in lab.runs.glob("*/request.json")]
+    open_ = [name for name in names if name != without and not over(lab, name)]
+    return [receipts.request(lab, name) for name in open_ if not answers or name in queued or alive(lab, name)]
+
+
 def to_come(lab: Lab, without: str = "") -> list[tuple[str, str | None, str | None, tuple[str, ...] | None]]:
     """(idea, stage, code_sha, args) of every run still to come, other than `without`.
 
-    A hand-typed task that has not started says only which worktree it stands in: the rest is None. When no daemon
-    answers, a request that nothing came of counts as still to come.
+    A hand-typed task that has not started says only which worktree it stands in: the rest is None.
     """
-    answers = pueue.answers()
-    queued = unfinished(lab) if answers else {}
-    found = []
-    for path in lab.runs.glob("*/request.json"):
-        run_id = path.parent.name
-        if run_id != without and not over(lab, run_id) and (not answers or run_id in queued or alive(lab, run_id)):
-            request = receipts.request(lab, run_id)
-            found.append((request.idea, request.stage, request.code_sha, request.args))
-    for task in queued.values():
+    found = [(one.idea, one.stage, one.code_sha, one.args) for one in pending(lab, without)]
+    for task in unfinished(lab).values() if pueue.answers() else ():
         folder = task.path.removeprefix(str(lab.worktrees)).strip("/").split("/")[0]
         if run_of(lab, task) is None and task.state != "Running" and task.path.startswith(str(lab.worktrees)):
             found.append((folder, None, None, None))

@@ -96,9 +96,9 @@ def run(run_id: str, /) -> None:
 
 
 def queue(
-    args: list[str], slug: str, label: str | None = None, /, *, seeds: int = 3, stage: str = "explore", config: Path | None = None, json: bool = False
+    args: list[str], slug: str, label: str | None = None, /, *, seeds: int = 1, stage: str = "explore", config: Path | None = None, json: bool = False
 ) -> None:
-    """Queue SLUG's working tree as it is now, one run per seed: queue SLUG "Q: .. H: .."."""
+    """Queue SLUG's working tree as it is now: queue SLUG "Q: .. H: ..". Its first seed screens it; the lab queues the rest where that looks better."""
     from monolab import queue as queues
 
     if seeds < 1:
@@ -161,23 +161,30 @@ def diff(run: str, /) -> None:
 
 
 def verdict(slug: str, /, *, stage: str = "explore", json: bool = False) -> None:
-    """Judge SLUG from what is measured by now: effect, interval, seeds."""
+    """Explain SLUG from what is measured by now: effect, interval, seeds, what was decided, what would settle it."""
     from dataclasses import asdict
 
-    from monolab import journal, problem, results, verdicts
+    from monolab import explain, problem, results, verdicts
 
     lab = paths.find()
-    found = verdicts.judge(lab, problem.load(lab), results.load(lab), slug, stage)
+    subject = problem.load(lab)
+    found = verdicts.judge(lab, subject, results.load(lab), slug, stage)
     if json:
         _print_json(asdict(found))
     else:
-        print(f"{slug}: {found.verdict}, {found.why}\n  expected  {journal.expected(found)}\n  observed  {journal.observed(found)}")
-        if found.confounds:
-            print(f"  confounded with {', '.join(found.confounds)}")
+        print(explain.screen(lab, subject, found))
+
+
+def replicate(slug: str, /, *, stage: str = "explore") -> None:
+    """Queue the paired seeds that the next look at SLUG needs, also where the lab would leave it at that."""
+    from monolab import queue
+
+    made = queue.replicate(paths.find(), slug, stage)
+    print("queued " + ", ".join(request.run_id for request in made) if made else "every seed of the next look is measured or queued already")
 
 
 def best(*, stage: str | None = None, json: bool = False) -> None:
-    """The best result that holds, and its lineage down to the baseline."""
+    """The best result that holds, its lineage down to the baseline, and how much of it may be luck."""
     from monolab import problem, results, verdicts
     from monolab.journal import number
 
@@ -188,8 +195,13 @@ def best(*, stage: str | None = None, json: bool = False) -> None:
         return
     print(f"{found['idea']}: {found['metric']} {found['mean']:.6g} (mean over seeds, {found['stage']})")
     for depth, step in enumerate(found["lineage"]):
-        span = "" if step["low"] is None else f" {number(step['effect'])} [{number(step['low'])}, {number(step['high'])}] {step['verdict']}"
-        print(f"{'  ' * (depth + 1)}{step['idea']}{span}: {', '.join(step['runs'])}")
+        over = f" (with {', '.join(step['through'])})" if step["through"] else ""
+        span = "" if step["low"] is None else f" {number(step['effect'])} [{number(step['low'])}, {number(step['high'])}] {step['decision']}"
+        print(f"{'  ' * (depth + 1)}{step['idea']}{over}{span}: {', '.join(step['runs'])}")
+    if found["luck"]:
+        print(
+            f"the best of {found['tested']} tested: up to {found['luck']:.2g} {found['metric']} of its effect may be the luck of having been chosen"
+        )
 
 
 def results(*, json: bool = False) -> None:
@@ -262,7 +274,15 @@ def _options(config: Path | None, args: list[str]) -> list[str]:
 
 
 GROUPS: dict[str, dict[str, Callable]] = {
-    "experiment": {"smoke": smoke, "eval": evaluate, "baseline": baseline, "worktree": worktree, "queue": queue, "metric-check": metric_check},
+    "experiment": {
+        "smoke": smoke,
+        "eval": evaluate,
+        "baseline": baseline,
+        "worktree": worktree,
+        "queue": queue,
+        "replicate": replicate,
+        "metric-check": metric_check,
+    },
     "watch": {"status": status, "log": log, "follow": follow, "results": results, "verdict": verdict, "best": best, "plot": plot},
     "steer": {"cancel": cancel, "diff": diff, "report": report},
     "lab": {"init": init, "check": check, "data": data, "rebuild": rebuild, "guard": guard, "run": run},

@@ -34,16 +34,35 @@ def observed(verdict: Verdict) -> str:
     )
 
 
+def gate(verdict: Verdict) -> str:
+    """What the gate decided, against which code, and by how much it was allowed to be wrong."""
+    one = verdict.gate
+    word = {"keep": "kept", "simpler": "kept as simpler", "more": "open", "promising": "promising, not kept", "drop": "dropped"}[one.decision]
+    over = f" (with {', '.join(one.through)}, which it builds on)" if one.through else ""
+    test = f"; idea {one.test} to be tested, p {one.p:.2g} of {one.allowed:.2g} allowed at this look" if one.test and one.p is not None else ""
+    return f"{word} against {one.anchor}{over}: {one.why}{test}"
+
+
+def size(verdict: Verdict) -> str:
+    """Lines of code and what it costs, matched or flagged."""
+    added, removed = verdict.lines
+    costs = ", ".join(f"{words} x{ratio:.2f}" for words, ratio in verdict.ratios.items())
+    told = f"confounded with {', '.join(verdict.confounds)}" if verdict.confounds else "matched with its reference" if costs else "cost not measured"
+    return f"+{added} -{removed} lines of code" + (f", {costs}" if costs else "") + f": {told}"
+
+
 def entry(verdict: Verdict) -> str:
     """The journal's entry: observation filled in, inference left for the author."""
-    flags = f"- Confounded with: {', '.join(verdict.confounds)}\n" if verdict.confounds else ""
+    exploratory = f"- EXPLORATORY: {verdict.exploratory}\n" if verdict.exploratory else ""
     return (
         f"## {verdict.time} {verdict.idea}: {verdict.verdict}\n\n"
+        f"{exploratory}"
         f"- Question: {verdict.question or '(none was asked)'}\n"
         f"- Expected: {expected(verdict)}\n"
         f"- Observed: {observed(verdict)}\n"
         f"- Verdict ({verdict.stage}): {verdict.verdict}, {verdict.why}\n"
-        f"{flags}"
+        f"- Gate: {gate(verdict)}\n"
+        f"- Size: {size(verdict)}\n"
         f"- Runs: {', '.join(verdict.runs)}\n"
         f"- Against: {', '.join(verdict.against_runs)}\n\n"
         f"{INFERENCE_EMPTY}\n"

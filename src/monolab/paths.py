@@ -41,6 +41,8 @@ NOT_CODE = (
 )
 
 BASELINE = "baseline"  # the idea that main's own train.py answers
+CONTROL = "control-"  # how the slug of a control experiment begins, on which the lab tests itself
+CONTROL_SEEDS = 1000  # seed 3 of a control's round r is 3 + r * CONTROL_SEEDS, so that no run of it is a run of the baseline again
 
 
 @dataclass(frozen=True)

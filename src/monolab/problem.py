@@ -14,11 +14,11 @@ FILL_IN = "{FILL_IN"
 
 @dataclass(frozen=True)
 class Stage:
-    """How long one training run of a stage may take before it is ended, in seconds, by kind of device."""
+    """How long one training run of a stage may take before it is ended, in seconds, by kind of device; and how many of them an idea may have."""
 
     cpu: float
     gpu: float
-    seeds: int = 3
+    seeds: int = 8  # paired seeds that are spent on one idea at most, the one that screens it aside
 
     def seconds(self, kind: str) -> float:
         return self.cpu if kind == "cpu" else self.gpu
@@ -35,6 +35,8 @@ class Problem:
     window_seconds: dict[str, list[float]] = field(  # a good length of one run, train and score, by kind of device
         default_factory=lambda: {"cpu": [10.0, 900.0], "gpu": [300.0, 2400.0]}
     )
+    false_keeps: float = 0.05  # the share of false keeps among all keeps that the gate stays below
+    controls: float = 0.0  # one control experiment is queued for every so many ideas: 0.1 is one for ten
     scorer: tuple[str, ...] = ("eval.py",)  # the scorer's files, FROZEN, all that its process is given
     grace_seconds: float = 10.0  # between TERM and KILL
     score_seconds: float = 600.0  # the scorer's own limit
@@ -93,8 +95,11 @@ def load(lab: Lab) -> Problem:
     scorer = values.get("scorer", ["eval.py"])
     if not isinstance(scorer, list) or not scorer or not all(isinstance(name, str) for name in scorer):
         raise LabError(f"program.md: `scorer` is {scorer!r}", hint="scorer: [eval.py]")
-    numbers = ("smallest_effect", "grace_seconds", "score_seconds", "memory_gb", "disk_gb", "log_mb")
-    values |= {name: _number(name, values[name], positive=name == "smallest_effect") for name in numbers if name in values}
+    numbers = ("smallest_effect", "false_keeps", "controls", "grace_seconds", "score_seconds", "memory_gb", "disk_gb", "log_mb")
+    values |= {name: _number(name, values[name], positive=name in ("smallest_effect", "false_keeps")) for name in numbers if name in values}
+    for name in ("false_keeps", "controls"):
+        if values.get(name, 0.0) >= 1:
+            raise LabError(f"program.md: `{name}` is {values[name]!r}, not a share below 1", hint=f"{name}: 0.05")
     if "window_seconds" in values:
         values["window_seconds"] = _window(values["window_seconds"])
     return Problem(**values | {"stages": _stages(values["stages"]), "scorer": tuple(scorer)})
@@ -111,8 +116,8 @@ def _stages(given: object) -> dict[str, Stage]:
         if not isinstance(limits, dict) or not {"cpu", "gpu"} <= limits.keys() <= known:
             raise LabError(f"program.md: `stages.{name}` is {limits!r}, not cpu and gpu with their seconds", hint=example)
         values = {field: _number(f"stages.{name}.{field}", value, positive=True) for field, value in limits.items()}
-        if (seeds := values.get("seeds", 1.0)) != int(seeds):
-            raise LabError(f"program.md: `stages.{name}.seeds` is {seeds!r}, not a whole number", hint=example)
+        if (seeds := values.get("seeds", 2.0)) != int(seeds) or seeds < 2:
+            raise LabError(f"program.md: `stages.{name}.seeds` is {seeds!r}, not a whole number of at least 2", hint=example)
         stages[name] = Stage(**values | ({"seeds": int(values["seeds"])} if "seeds" in values else {}))
     return stages
 

@@ -1,22 +1,22 @@
 """Queueing: from a working tree and a hypothesis to requests, and to tasks of the real pueue daemon."""
 
+import getpass
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 from loguru import logger
 
-from monolab import backlog, dataset, device, ideas, label, options, pueue, receipts, run, settle, snapshot, verdicts
+from monolab import backlog, dataset, dispatch, gate, ideas, label, options, pueue, receipts, results, run, settle, snapshot, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
 from monolab.receipts import Receipt, Request
 
 MAIN = ("main", "master")  # what the branch of the lab's own code may be called
-KEEP_DONE = 200  # finished tasks of ours that pueue keeps; thousands make it slow, and their logs lie in 6_runs/
+FLOOR_SEEDS = 3  # of the baseline, for a noise floor
 
 
 def tree_of(lab: Lab, slug: str) -> Path:
@@ -127,6 +127,7 @@ def requests(lab: Lab, slug: str, tree: Path, text: str | None, stage: str, seed
             predicted_effect=hypothesis.effect,
             credence=hypothesis.credence,
             kill_rule=kill_rule,
+            agent=agent(),
             parent=parents.get(seed, ""),
             parent_idea=parent,
             commit=snap.commit,
@@ -139,9 +140,7 @@ def requests(lab: Lab, slug: str, tree: Path, text: str | None, stage: str, seed
         for seed in seeds
     ]
     run.preflight(lab, problem, made[0])
-    for request in made:
-        snapshot.keep(lab, request.run_id, request.commit)
-        receipts.write_request(lab, request)
+    dispatch.write(lab, made)
     return made
 
 
@@ -163,33 +162,38 @@ def _parent_runs(lab: Lab, idea: str, stage: str, seeds: list[int], snap: snapsh
 
 
 def enqueue(lab: Lab, slug: str, text: str | None, stage: str, seeds: list[int], args: list[str]) -> list[Request]:
-    """Queue one run per seed of the idea's working tree as it is now. What is edited afterwards does not reach them."""
+    """Queue one run per seed of the idea's working tree as it is now. What is edited afterwards does not reach them.
+
+    Where scorer, data, environment or hardware changed since the baseline or the parent was measured, those are queued again first.
+    """
     tree = tree_of(lab, slug)
     run.sweep(lab)
-    machine = device.detect()
-    started = pueue.ensure_daemon()
-    group = f"lab-{machine.name}"
-    pueue.ensure_group(group)
-    if started and pueue.groups()[group].status == "Paused":  # as a daemon does that comes back to queued tasks
-        pueue.resume(group)
-    if sum(task.state == "Done" for task in pueue.tasks() if task.group == group) > KEEP_DONE:
-        pueue.clean(group)
+    group = dispatch.prepare()
     made = requests(lab, slug, tree, text, stage, seeds, args, required=True)
-    queued = 0
-    try:
-        for request in made:
-            pueue.add([str(Path(sys.executable).with_name("lab")), "run", request.run_id], group=group, label=request.label or None, cwd=lab.root)
-            queued += 1
-    finally:
-        for request in made[queued:]:  # the daemon died in between: what never was queued leaves no trace
-            _withdraw(lab, request)
+    if slug != BASELINE:
+        problem, rows = problems.load(lab), results.load(lab)
+        gate.renew(lab, problem, rows, BASELINE, stage, sorted({*range(FLOOR_SEEDS), *seeds}), group)
+        if made[0].parent_idea != BASELINE:
+            gate.renew(lab, problem, rows, made[0].parent_idea, stage, seeds, group)
+    dispatch.send(lab, made, group)
     return made
 
 
-def _withdraw(lab: Lab, request: Request) -> None:
-    (lab.run(request.run_id) / "request.json").unlink()
-    lab.run(request.run_id).rmdir()
-    snapshot.forget(lab, request.run_id)
+def replicate(lab: Lab, slug: str, stage: str) -> list[Request]:
+    """Queue what the next look at an idea needs, also where the lab would leave it at that. Raises LabError where all seeds are in."""
+    run.sweep(lab)
+    problem, rows = problems.load(lab), results.load(lab)
+    verdict = verdicts.judge(lab, problem, rows, slug, stage)
+    if not verdict.gate.wants:
+        raise LabError(
+            f"{slug} ({stage}): {verdict.gate.why}; there is no further look", hint="a new version of the idea is a new question: just queue"
+        )
+    return gate.advance(lab, problem, rows, verdict)
+
+
+def agent() -> str:
+    """Who asks for a run: LAB_AGENT, else the coding agent whose mark is in the environment, else the user's account."""
+    return os.environ.get("LAB_AGENT") or ("claude-code" if os.environ.get("CLAUDECODE") else getpass.getuser())
 
 
 def evaluate(lab: Lab, slug: str | None, text: str | None, stage: str, seed: int, args: list[str]) -> Receipt:

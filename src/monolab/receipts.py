@@ -29,6 +29,7 @@ class Request:
     predicted_effect: float | None  # signed, candidate minus parent, in the metric's unit
     credence: float | None
     kill_rule: str
+    agent: str  # who asked for it
     parent: str  # run id of the run it is compared with, "" for the baseline
     parent_idea: str
     commit: str

@@ -8,7 +8,7 @@ from monolab import receipts, verdicts
 from monolab import results as rows_of
 from monolab.errors import LabError
 from monolab.guard import INFERENCE_EMPTY
-from monolab.journal import expected, number, observed
+from monolab.journal import expected, gate, number, observed, size
 from monolab.paths import Lab
 from monolab.verdicts import Verdict
 
@@ -78,7 +78,11 @@ def _values(lab: Lab, verdict: Verdict) -> dict[str, str]:
         "observed": observed(verdict),
         "effect": number(verdict.effect),
         "verdict": f"{verdict.verdict}: {verdict.why}",
-        "confounds": ", ".join(verdict.confounds) or "none found in parameters, training time or memory",
+        "gate": gate(verdict),
+        "size": size(verdict),
+        "standing": f"EXPLORATORY: {verdict.exploratory}."
+        if verdict.exploratory
+        else "Preregistered: the prediction was frozen when the run was asked for.",
         "table": "\n".join(table),
         "runs": "\n".join(f"- `6_runs/{run_id}/`" for run_id in (*verdict.runs, *verdict.against_runs)),
         "provenance": "\n".join(f"- {name}: `{value}`" for name, value in shas.items()),

@@ -1,14 +1,11 @@
 """One run: preflight, device lock, a checkout of the snapshot, train, the frozen scorer, receipt, row."""
 
-import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import signal
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +16,7 @@ from pathlib import Path
 import psutil
 from loguru import logger
 
-from monolab import backlog, dataset, device, guard, receipts, results, settle, snapshot, supervise
+from monolab import backlog, conditions, dataset, device, guard, receipts, results, settle, snapshot, supervise
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import Lab
@@ -151,9 +148,9 @@ def _locked(lab: Lab, problem: Problem, request: Request, machine: device.Device
     logger.info(f"{request.run_id}: {request.stage} on {machine.hardware}, at most {problem.stage(request.stage).seconds(machine.kind):.0f} s")
     logger.info(f"label: {request.label or '(none)'}")
     facts = {
-        "eval_sha": _export_scorer(lab, problem, folder / "scorer"),
+        "eval_sha": conditions.export_scorer(lab, problem, folder / "scorer"),
         "data_sha": dataset.data_sha(lab),
-        "env_sha": environment_sha(lab),
+        "env_sha": conditions.environment_sha(),
         "hardware": machine.hardware,
         "isolation": "none",  # the candidate shares the user's account: what it may read is not yet restricted
     }
@@ -208,7 +205,7 @@ def _measure(lab: Lab, problem: Problem, request: Request, machine: device.Devic
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "progress.json")
     if not files:
         return measured | {"status": "crash", "reason": "train.py ended without writing a checkpoint", "log_tail": trained.tail[-TAIL:]}
-    measured["checkpoint_sha"] = files_sha(checkpoint, files)
+    measured["checkpoint_sha"] = conditions.files_sha(checkpoint, files)
 
     scored, metrics = score(folder, lab.data / "val", machine, problem, request.stage, held)
     measured["score_seconds"] = round(scored.seconds, 2)
@@ -312,32 +309,6 @@ def child_env(scratch: Path, machine: device.Device, stage: str) -> dict[str, st
     return env | ({"OMP_NUM_THREADS": "1"} if machine.kind == "cpu" else {})
 
 
-def _export_scorer(lab: Lab, problem: Problem, dest: Path) -> str:
-    """The scorer as main has it committed, never as a worktree has it; returns the sha256 of its files."""
-    snapshot.export(lab, "HEAD", dest, problem.scorer)
-    return files_sha(dest, sorted(path for path in dest.rglob("*") if path.is_file()))
-
-
-def files_sha(root: Path, files: list[Path]) -> str:
-    """sha256 over the names and contents of `files`, named relative to `root`."""
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(f"{path.relative_to(root)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def environment_sha(lab: Lab) -> str:
-    """sha256 of what the programs run on: the Python, the processor's kind and every installed distribution with its version."""
-    site = Path(sysconfig.get_paths()["purelib"])
-    parts = [
-        platform.python_version(),
-        platform.machine(),
-        *sorted(path.name for path in site.glob("*.dist-info") if not path.name.startswith("monolab-")),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def smoke(lab: Lab, tree: Path, args: tuple[str, ...]) -> dict:
     """Train a few steps and score them, on the CPU, with every check on and without a row. Returns the metrics.
 
@@ -351,7 +322,7 @@ def smoke(lab: Lab, tree: Path, args: tuple[str, ...]) -> dict:
         folder = Path(temp)
         (folder / "checkpoint").mkdir()
         snapshot.export(lab, snap.code_sha, folder / "code")
-        _export_scorer(lab, problem, folder / "scorer")
+        conditions.export_scorer(lab, problem, folder / "scorer")
         limit = problem.stage("smoke").seconds("cpu")
         outcome = train(folder, lab.data / "train", machine, problem, "smoke", 0, args)
         if outcome.status != "ok":

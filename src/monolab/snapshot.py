@@ -198,6 +198,15 @@ def changed(lab: Lab, old: str, new: str) -> str:
         return repo.git.diff(old, new, "--", ".", *(f":(exclude){path}" for path in NOT_CODE))
 
 
+def lines(lab: Lab, old: str, new: str) -> tuple[int, int]:
+    """Lines of code added and removed between two commits, without the lab's own files. Raises LabError when one is not there."""
+    with _repo(lab.root, FETCH) as repo:
+        counts = [
+            line.split("\t") for line in repo.git.diff("--numstat", old, new, "--", ".", *(f":(exclude){path}" for path in NOT_CODE)).splitlines()
+        ]
+    return tuple(sum(int(row[side]) for row in counts if row[side] != "-") for side in (0, 1))  # "-" for files that have no lines
+
+
 def fork_point(lab: Lab, commit: str) -> str:
     """The newest commit that `commit` shares with main. Raises LabError when it is not there, or shares none."""
     with _repo(lab.root, FETCH) as repo:

@@ -28,7 +28,11 @@ def facts(lab: Lab) -> dict:
 
     running = _running(lab, subject, machine, held) if held and held.get("lab") == str(lab.root) else None
     stage = rows[-1].stage if rows else "explore"
-    base = verdicts.arm(lab, rows, BASELINE, stage)
+    base, past = verdicts.arm(lab, rows, BASELINE, stage), verdicts.records(lab)
+    try:
+        floor, no_floor = base and base.floor, ""
+    except LabError as error:
+        floor, no_floor = None, error.what
     try:
         best = verdicts.best(lab, subject, rows, stage)
     except LabError:
@@ -49,11 +53,13 @@ def facts(lab: Lab) -> dict:
         ],
         "refused": [run_id for task in (backlog.tasks(lab) if answers else []) if (run_id := backlog.run_of(lab, task)) and _refused(lab, run_id)],
         "verdicts": [
-            {name: getattr(verdict, name) for name in ("time", "idea", "stage", "verdict", "effect", "low", "high", "why", "better")}
-            for verdict in verdicts.records(lab)[-RECENT:]
+            {name: getattr(verdict, name) for name in ("time", "idea", "stage", "verdict", "effect", "low", "high", "why")}
+            | {"decision": verdict.gate.decision}
+            for verdict in [one for one in verdicts.by_arm(past) if not one.control][-RECENT:]
         ],
-        "best": best and {name: best[name] for name in ("idea", "stage", "mean")},
-        "noise_floor": base.floor if base else None,
+        "best": best and {name: best[name] for name in ("idea", "stage", "mean", "tested", "luck")},
+        "noise_floor": floor.sd if floor else None,
+        "no_floor": no_floor,
         "stage": stage,
         "rows": len(rows),
         "failed": sum(row.status != "ok" for row in rows),
@@ -146,13 +152,17 @@ def text(known: dict) -> str:
     lines.append(f"rows     {known['rows']}, of which {known['failed']} failed")
     for verdict in reversed(known["verdicts"]):
         span = "" if verdict["low"] is None else f" [{number(verdict['low'])}, {number(verdict['high'])}]"
-        lines.append(f"verdict  {verdict['idea']:<20} {verdict['verdict']:<13} {number(verdict['effect'])}{span} ({verdict['stage']})")
+        lines.append(
+            f"verdict  {verdict['idea']:<20} {verdict['verdict']:<13} {verdict['decision']:<10} {number(verdict['effect'])}{span} ({verdict['stage']})"
+        )
     if known["noise_floor"] is None:
-        lines.append(f"floor    none at stage {known['stage']} yet: just baseline")
+        lines.append(f"floor    {known['no_floor'] or 'none at stage ' + known['stage'] + ' yet: just baseline'}")
     else:
         lines.append(f"floor    {known['noise_floor']:.3g} {known['metric']} (sd of the baseline over seeds, {known['stage']})")
     if known["best"]:
         lines.append(f"best     {known['best']['idea']}: {known['metric']} {known['best']['mean']:.5g} ({known['best']['stage']}; just best)")
+        if known["best"]["luck"]:
+            lines.append(f"         the best of {known['best']['tested']} tested: up to {known['best']['luck']:.2g} of its effect may be luck")
     return "\n".join(lines)
 
 

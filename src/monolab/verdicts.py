@@ -1,4 +1,9 @@
-"""Verdicts: which runs answer an idea, what they are compared with, and the record of what came out."""
+"""Verdicts: which runs answer an idea, what they are compared with, and the record of what came out.
+
+Two questions, one arithmetic (`stats`). The *verdict* is about the hypothesis: the idea against the code it builds on. The *gate* is about the code:
+may it be called better than its *anchor*, the nearest ancestor that was kept itself (or the baseline)? Where an idea builds on one that only
+looked promising, the two differ, and a stack of promising ideas is kept as a whole.
+"""
 
 import json
 import os
@@ -8,9 +13,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from monolab import receipts, stats
+from monolab import receipts, snapshot, stats
 from monolab.errors import LabError
-from monolab.paths import BASELINE, Lab
+from monolab.paths import BASELINE, CONTROL, CONTROL_SEEDS, Lab
 from monolab.problem import Problem
 from monolab.receipts import Receipt
 from monolab.results import Row
@@ -33,9 +38,18 @@ class Arm:
         return {receipt.seed: receipt.value for receipt in self.receipts if receipt.value is not None}
 
     @property
-    def floor(self) -> float | None:
-        """The noise floor, once three seeds are measured."""
-        return stats.noise_floor(list(self.values.values())) if len(self.values) >= 3 else None
+    def runs(self) -> tuple[str, ...]:
+        return tuple(receipt.run_id for receipt in self.receipts)
+
+    @property
+    def floor(self) -> stats.Floor | None:
+        """The noise floor, once three seeds are measured. Raises LabError where they do not spread."""
+        if len(self.values) < 3:
+            return None
+        try:
+            return stats.noise_floor(list(self.values.values()))
+        except ValueError as error:
+            raise LabError(f"{self.idea} ({self.stage}): {error}", hint="let train.py use its --seed, then: just baseline") from error
 
     def median(self, field: str) -> float | None:
         found = [getattr(receipt, field) for receipt in self.receipts if receipt.status == "ok" and getattr(receipt, field) is not None]
@@ -43,8 +57,31 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Whether the code may be called better than its anchor; numbers are candidate minus anchor, in the metric's unit."""
+
+    decision: str  # keep, simpler (kept for what it removes), more (seeds), promising, drop
+    why: str
+    anchor: str
+    through: tuple[str, ...]  # ideas between the anchor and this one, which were not kept themselves
+    effect: float | None
+    low: float | None
+    high: float | None
+    error: float | None  # standard error of the effect
+    p: float | None
+    allowed: float | None  # what p may be
+    level: float  # the chance of a false keep that this idea was given, over all looks
+    test: int  # which idea to be tested it was, from 1; 0 while it was only screened
+    screen: int | None  # the seed that screened it and is no evidence; None where several were asked for at once
+    seeds: tuple[int, ...]  # evidence
+    chance: float  # that it is kept by the last seed allowed
+    wants: tuple[int, ...]  # seeds of the next look, of candidate and anchor; empty after the last one
+    runs: tuple[str, ...]  # the anchor's
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """One line of `6_runs/verdicts.jsonl`: computed, with the runs that it was computed from."""
+    """One line of `6_runs/verdicts.jsonl`: one look, computed, with the runs that it was computed from."""
 
     time: str
     idea: str
@@ -57,6 +94,7 @@ class Verdict:
     predicted: float | None
     credence: float | None
     kill_rule: str
+    agent: str
     against: str
     verdict: str
     why: str
@@ -65,13 +103,31 @@ class Verdict:
     high: float | None
     seeds: tuple[int, ...]
     floor: float
-    better: bool
     mean: float | None
     against_mean: float | None
     failures: dict[str, int]
     confounds: tuple[str, ...]
+    ratios: dict[str, float]  # of parameters, training time and peak memory, candidate to reference
+    lines: tuple[int, int]  # of code, added and removed against the anchor
+    exploratory: str  # why this is no test of a prediction; "" where it is one
     runs: tuple[str, ...]
     against_runs: tuple[str, ...]
+    gate: Gate
+
+    @property
+    def kept(self) -> bool:
+        """Whether the code is better than its anchor, or as good and simpler."""
+        return self.gate.decision in ("keep", "simpler")
+
+    @property
+    def control(self) -> bool:
+        """Whether the lab tested itself here."""
+        return self.idea.startswith(CONTROL)
+
+    @property
+    def final(self) -> bool:
+        """Whether the lab has done what it does by itself."""
+        return self.gate.decision != "more"
 
 
 def _file(lab: Lab) -> Path:
@@ -79,23 +135,27 @@ def _file(lab: Lab) -> Path:
 
 
 def records(lab: Lab) -> list[Verdict]:
-    """All verdicts recorded so far, oldest first."""
+    """All looks recorded so far, oldest first."""
     path = _file(lab)
     if not path.exists():
         return []
     found = []
     for number, text in enumerate(path.read_text().splitlines(), start=1):
         try:
-            values = json.loads(text)
-            tuples = {name: tuple(values[name]) for name in ("args", "seeds", "confounds", "runs", "against_runs")}
-            found.append(Verdict(**values | tuples))
+            found.append(_verdict(json.loads(text)))
         except (ValueError, KeyError, TypeError) as error:
             raise LabError(f"{path} line {number} is damaged: {error}", hint=f"git checkout -- 6_runs/{path.name}") from error
     return found
 
 
+def _verdict(values: dict) -> Verdict:
+    gate = values["gate"] | {name: tuple(values["gate"][name]) for name in ("through", "seeds", "wants", "runs")}
+    tuples = {name: tuple(values[name]) for name in ("args", "seeds", "confounds", "lines", "runs", "against_runs")}
+    return Verdict(**values | tuples | {"gate": Gate(**gate)})
+
+
 def record(lab: Lab, verdict: Verdict) -> None:
-    """Append a verdict to the record. The caller holds the lab's lock."""
+    """Append a look to the record. The caller holds the lab's lock."""
     with _file(lab).open("a") as file:
         file.write(json.dumps(asdict(verdict)) + "\n")
         file.flush()
@@ -105,6 +165,30 @@ def record(lab: Lab, verdict: Verdict) -> None:
 def newest(lab: Lab) -> dict[tuple[str, str], Verdict]:
     """The last recorded verdict of every idea and stage."""
     return {(record.idea, record.stage): record for record in records(lab)}
+
+
+def by_arm(found: Iterable[Verdict]) -> list[Verdict]:
+    """The last look at every arm, in the order of the first looks. Looks that share a run are looks at one arm."""
+    arms: list[Verdict] = []
+    for one in found:
+        for place, earlier in enumerate(arms):
+            if (earlier.idea, earlier.stage) == (one.idea, one.stage) and set(earlier.runs) & set(one.runs):
+                arms[place] = one
+                break
+        else:
+            arms.append(one)
+    return arms
+
+
+def ledger(found: Iterable[Verdict], stage: str) -> tuple[int, list[int]]:
+    """How many ideas were tested at a stage, and how many of them had been when each of the kept ones was kept first. Controls are not ideas."""
+    tested, kept = 0, {}
+    for one in found:
+        if one.stage == stage and not one.control:
+            tested = max(tested, one.gate.test)
+            if one.kept:
+                kept.setdefault(one.gate.test, tested)
+    return tested, list(kept.values())
 
 
 def is_reference(flags: Iterable[str]) -> bool:
@@ -141,13 +225,13 @@ def _same_arm(a: Receipt, b: Receipt) -> bool:
     return all(getattr(a, name) == getattr(b, name) for name in ("code_sha", "args", *CONDITIONS))
 
 
-def _reference(lab: Lab, rows: list[Row], first: Receipt) -> tuple[Arm | None, str]:
-    """The arm that a run is compared with, and what is wrong with that choice, if anything.
+def _reference(lab: Lab, rows: list[Row], first: Receipt, like: Receipt) -> tuple[Arm | None, str]:
+    """The arm that a run is compared with, under the conditions of `like`, and what is wrong with that choice, if anything.
 
     That is the arm of its `parent` run, which was chosen for having the code that the idea forked from; only where that
-    has too few seeds under the run's own conditions, the parent's newest arm.
+    has too few seeds under these conditions, the parent's newest arm.
     """
-    newest = arm(lab, rows, first.parent_idea, first.stage, first)
+    newest = arm(lab, rows, first.parent_idea, first.stage, like)
     if not first.parent or newest is None:
         return newest, ""
     parent = receipts.request(lab, first.parent)
@@ -155,7 +239,7 @@ def _reference(lab: Lab, rows: list[Row], first: Receipt) -> tuple[Arm | None, s
     if code == (newest.receipts[0].code_sha, newest.receipts[0].args):
         return newest, moved if "parent-moved" in first.flags else ""
     try:
-        own = arm(lab, rows, first.parent_idea, first.stage, first, code)
+        own = arm(lab, rows, first.parent_idea, first.stage, like, code)
     except LabError:  # measured, but under other conditions
         own = None
     if own and len(own.values) >= min(2, len(newest.values)):
@@ -163,34 +247,67 @@ def _reference(lab: Lab, rows: list[Row], first: Receipt) -> tuple[Arm | None, s
     return newest, moved
 
 
-def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of: Receipt | None = None) -> Verdict:
-    """The verdict on an idea from its newest arm (or the arm of the run `of`) against its parent's, as measured so far.
+def _anchor(lab: Lab, rows: list[Row], first: Receipt, kept: set[str]) -> tuple[Arm, tuple[str, ...]]:
+    """The nearest ancestor with a run in `kept`, or the baseline; and the ideas between it and this run. Raises LabError where one was not measured."""
+    through, step = [], first
+    while True:
+        above, _ = _reference(lab, rows, step, first)
+        if above is None:
+            raise _unmeasured(lab, rows, step, first)
+        if above.idea == BASELINE or kept & set(above.runs):
+            return above, tuple(reversed(through))
+        through.append(above.idea)
+        step = above.receipts[0]
 
-    Raises LabError when the idea or its reference has no run, or the baseline no noise floor.
+
+def _unmeasured(lab: Lab, rows: list[Row], step: Receipt, first: Receipt) -> LabError:
+    stage, parent = first.stage, step.parent_idea
+    if parent == BASELINE:
+        return LabError(
+            f"no noise floor at stage {stage}: the baseline has 0 of 3 seeds", hint=f"just baseline --stage {stage}, then: just verdict {first.idea}"
+        )
+    return LabError(f"its parent {parent} has no finished run at stage {stage}", hint=f"just queue {parent} --stage {stage}")
+
+
+def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of: Receipt | None = None) -> Verdict:
+    """The verdict on an idea from its newest arm (or the arm of the run `of`), as measured so far.
+
+    Raises LabError when the idea or what it is compared with has no run, the baseline no noise floor, or the idea ignores its seed.
     """
     mine = arm(lab, rows, idea, stage, of, (of.code_sha, of.args) if of else None)
     if mine is None:
         raise LabError(f"{idea} has no finished run at stage {stage}", hint=f"just queue {idea} --stage {stage}")
-    first = mine.receipts[0]
+    first, past = mine.receipts[0], records(lab)
     base = arm(lab, rows, BASELINE, stage, first)
-    against, changed = _reference(lab, rows, first)
-    if against is None and first.parent_idea != BASELINE:
-        raise LabError(f"its parent {first.parent_idea} has no finished run at stage {stage}", hint=f"just queue {first.parent_idea} --stage {stage}")
-    floors = [one for one in (against, base) if one and one.idea == BASELINE and one.floor is not None]
+    against, changed = _reference(lab, rows, first, first)
+    if against is None:
+        raise _unmeasured(lab, rows, first, first)
+    floors = [one.floor for one in (against, base) if one and one.idea == BASELINE and one.floor is not None]
     if not floors:
         raise LabError(
             f"no noise floor at stage {stage}: the baseline has {len(base.values) if base else 0} of 3 seeds",
             hint=f"just baseline --stage {stage}, then: just verdict {idea}",
         )
-    floor = floors[0].floor
-    compared = stats.compare(
-        mine.values,
-        against.values,
-        floor=floor,
-        sign=problem.sign,
-        predicted=first.predicted_effect,
-        smallest_effect=problem.smallest_effect,
-    )
+    if len(mine.values) > 1 and len(set(mine.values.values())) == 1:
+        value = next(iter(mine.values.values()))
+        raise LabError(
+            f"{idea} gave {value:g} for every one of {len(mine.values)} seeds: it ignores its seed",
+            hint="let train.py use its --seed, and queue it again",
+        )
+    history = [one for one in past if set(one.runs) & set(mine.runs)]
+    kept = {run_id for one in by_arm(past) if one.kept for run_id in one.runs}
+    anchor, through = _anchor(lab, rows, first, kept)
+    tested, discoveries = ledger(past, stage)
+    tests = [one.gate.test for one in history if one.gate.test]
+    test = tests[0] if tests else tested + 1
+    level = history[-1].gate.level if tests else stats.level(test, discoveries, problem.false_keeps)
+    question = {"floor": floors[0], "smallest_effect": problem.smallest_effect, "level": level, "most": problem.stage(stage).seeds}
+    own = paired(mine, against)[0]
+    screen = history[0].gate.screen if history else next(iter(own)) if len(own) == 1 else None
+    claim = problem.sign if first.predicted_effect is None else (1 if first.predicted_effect > 0 else -1)
+    compared = _compare(mine, against, screen, claim, [one.seeds for one in history], question)
+    lines = snapshot.lines(lab, anchor.receipts[-1].commit, first.commit)
+    gate = _gate(mine, against, anchor, through, screen, problem.sign, history, question, lines, test)
     failures = Counter(receipt.status for receipt in mine.receipts if receipt.status != "ok")
     why = compared.why
     if not mine.values:
@@ -207,6 +324,7 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
         predicted=first.predicted_effect,
         credence=first.credence,
         kill_rule=first.kill_rule,
+        agent=first.agent,
         against=against.idea,
         verdict=compared.verdict,
         why=why,
@@ -214,15 +332,107 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
         low=compared.low,
         high=compared.high,
         seeds=compared.seeds,
-        floor=floor,
-        better=compared.better,
+        floor=floors[0].sd,
         mean=statistics.fmean(mine.values.values()) if mine.values else None,
         against_mean=statistics.fmean(against.values.values()) if against.values else None,
         failures=dict(failures),
         confounds=(*_confounds(mine, against), *([changed] if changed else [])),
-        runs=tuple(receipt.run_id for receipt in mine.receipts),
-        against_runs=tuple(receipt.run_id for receipt in against.receipts),
+        ratios=_ratios(mine, against),
+        lines=lines,
+        exploratory="" if first.predicted_effect is not None else f"no effect on {problem.metric} was predicted before the run",
+        runs=mine.runs,
+        against_runs=against.runs,
+        gate=gate,
     )
+
+
+def _compare(mine: Arm, other: Arm, screen: int | None, claim: int, looks: list[tuple[int, ...]], question: dict) -> stats.Comparison:
+    """`stats.compare` on the evidence, or, while there is none, on the screening seed alone. `looks` are the seeds of the looks before."""
+    ours, theirs = paired(mine, other)
+    if evidence := (ours.keys() & theirs.keys()) - {screen}:
+        ours = {seed: ours[seed] for seed in evidence}
+    n = min(len(ours.keys() & theirs.keys()), question["most"])
+    return stats.compare(ours, theirs, claim=claim, before=max((len(seeds) for seeds in looks if 1 < len(seeds) < n), default=0), **question)
+
+
+def paired(mine: Arm, other: Arm) -> tuple[dict[int, float], dict[int, float]]:
+    """The values of two arms by seed. A control's seeds are its own: 1000 and more above those they are paired with."""
+    if mine.idea.startswith(CONTROL):
+        return {seed % CONTROL_SEEDS: value for seed, value in mine.values.items()}, other.values
+    return mine.values, other.values
+
+
+def _gate(
+    mine: Arm,
+    against: Arm,
+    anchor: Arm,
+    through: tuple[str, ...],
+    screen: int | None,
+    sign: int,
+    history: list[Verdict],
+    question: dict,
+    lines: tuple[int, int],
+    test: int,
+) -> Gate:
+    ours, theirs = paired(mine, anchor)
+    found = _compare(mine, anchor, screen, sign, [one.gate.seeds for one in history], question)
+    most, failed = question["most"], {receipt.seed % CONTROL_SEEDS for receipt in mine.receipts} - ours.keys()
+    simpler = lines[1] > lines[0] and _ratios(mine, anchor).get("parameters", 1.0) <= 1
+    seeds = tuple(seed for seed in found.seeds if seed != screen)
+    chance, wants = found.promise, _wants(ours, theirs, seeds, screen, failed, most)
+    if not ours:
+        decision, why = "drop", "nothing was measured"
+    elif not found.seeds:
+        decision, why, wants = "more", f"{anchor.idea} was not measured at its seeds", tuple(sorted(ours))
+    elif not seeds:
+        bars = stats.screen(sign * (ours[screen] - theirs[screen]), **question)
+        chance = max(bars) if simpler else bars[0]
+        decision, why = stats.triage(sign * (ours[screen] - against.values.get(screen, theirs[screen])), chance, most)
+        if simpler and decision != "more" and bars[1] >= stats.START:
+            decision, why = "more", "it removes code, and does not look worse"
+    else:
+        decision, why = stats.decide(found, most, simpler=simpler)
+    if decision == "more" and not wants:
+        decision, why = "drop", f"{len(failed)} of its seeds failed, and none is left to try"
+    return Gate(
+        decision=decision,
+        why=why,
+        anchor=anchor.idea,
+        through=through,
+        effect=found.effect,
+        low=found.low,
+        high=found.high,
+        error=found.sd / len(found.seeds) ** 0.5 if found.seeds else None,
+        p=found.p,
+        allowed=found.allowed,
+        level=question["level"],
+        test=test if len(seeds) > 1 else 0,
+        screen=screen,
+        seeds=seeds,
+        chance=chance,
+        wants=wants,
+        runs=anchor.runs,
+    )
+
+
+def _wants(
+    ours: dict[int, float], theirs: dict[int, float], evidence: tuple[int, ...], screen: int | None, failed: set[int], most: int
+) -> tuple[int, ...]:
+    """The seeds of the look after one at `evidence`: first those that are measured on both sides, then on one, then the lowest."""
+    free = [seed for seed in {*range(most + 1), *ours} if seed != screen and seed not in failed]
+    order = sorted(free, key=lambda seed: (seed not in evidence, seed not in ours, seed not in theirs, seed))
+    wants = order[: stats.next_look(len(evidence), most)]
+    return () if set(wants) <= set(evidence) else tuple(sorted(wants))
+
+
+def _ratios(mine: Arm, against: Arm) -> dict[str, float]:
+    """How many times the parameters, training time and peak memory of the reference it takes, where both were measured."""
+    found = {}
+    for field, words in (("params", "parameters"), ("train_seconds", "training time"), ("peak_gb", "peak memory")):
+        ours, theirs = mine.median(field), against.median(field)
+        if ours is not None and theirs:
+            found[words] = ours / theirs
+    return found
 
 
 def _confounds(mine: Arm, against: Arm) -> tuple[str, ...]:
@@ -235,9 +445,10 @@ def _confounds(mine: Arm, against: Arm) -> tuple[str, ...]:
 
 
 def best(lab: Lab, problem: Problem, rows: list[Row], stage: str | None = None) -> dict:
-    """The best arm that holds: the baseline as it is now, or an arm that every verdict down to it found better.
+    """The best arm that holds: the baseline as it is now, or a kept arm whose anchors down to it were kept.
 
-    Returns its idea, mean and lineage (newest first). Raises LabError when the baseline was not measured.
+    Returns its idea, mean, lineage (newest first), and how much of its effect may be the luck of the best of all that were tested. Raises
+    LabError when the baseline was not measured.
     """
     measured = [
         row
@@ -247,28 +458,44 @@ def best(lab: Lab, problem: Problem, rows: list[Row], stage: str | None = None) 
     if not measured:
         raise LabError("the baseline has not been measured", hint="just baseline")
     stage = stage or measured[-1].stage
-    base = arm(lab, rows, BASELINE, stage)
-    found = {(verdict.idea, verdict.code_sha, verdict.args): verdict for verdict in records(lab) if verdict.stage == stage}
+    base, past = arm(lab, rows, BASELINE, stage), records(lab)
+    found = [verdict for verdict in by_arm(past) if verdict.stage == stage and not verdict.control]
     chosen: list[Verdict] = []
-    for verdict in found.values():
-        lineage = _lineage(verdict, list(found.values()), {receipt.run_id for receipt in base.receipts})
+    for verdict in found:
+        lineage = _lineage(verdict, found, set(base.runs))
         if lineage and (not chosen or problem.sign * (verdict.mean - chosen[0].mean) > 0):
             chosen = lineage
     steps = [
-        {"idea": verdict.idea, "effect": verdict.effect, "low": verdict.low, "high": verdict.high, "verdict": verdict.verdict, "runs": verdict.runs}
+        {
+            "idea": verdict.idea,
+            "through": verdict.gate.through,
+            "effect": verdict.gate.effect,
+            "low": verdict.gate.low,
+            "high": verdict.gate.high,
+            "decision": verdict.gate.decision,
+            "runs": verdict.runs,
+        }
         for verdict in chosen
     ]
-    steps.append({"idea": BASELINE, "effect": None, "low": None, "high": None, "verdict": None, "runs": tuple(one.run_id for one in base.receipts)})
-    mean = chosen[0].mean if chosen else statistics.fmean(base.values.values())
-    return {"idea": steps[0]["idea"], "stage": stage, "metric": problem.metric, "mean": mean, "lineage": steps}
+    steps.append({"idea": BASELINE, "through": (), "effect": None, "low": None, "high": None, "decision": None, "runs": base.runs})
+    tested, _ = ledger(past, stage)
+    return {
+        "idea": steps[0]["idea"],
+        "stage": stage,
+        "metric": problem.metric,
+        "mean": chosen[0].mean if chosen else statistics.fmean(base.values.values()),
+        "tested": tested,
+        "luck": stats.luck(tested) * chosen[0].gate.error if chosen else None,
+        "lineage": steps,
+    }
 
 
 def _lineage(verdict: Verdict, others: list[Verdict], base: set[str]) -> list[Verdict]:
-    """The verdicts from this one down to the runs of the baseline `base`; empty unless each of them says better."""
+    """The verdicts from this one down to the runs of the baseline `base`; empty unless each of them was kept."""
     chain = [verdict]
-    while chain[-1].better and chain[-1].against != BASELINE:
-        below = [other for other in others if set(other.runs) & set(chain[-1].against_runs) and other not in chain]
+    while chain[-1].kept and chain[-1].gate.anchor != BASELINE:
+        below = [other for other in others if set(other.runs) & set(chain[-1].gate.runs) and other not in chain]
         if not below:
             return []
         chain.append(below[-1])
-    return chain if chain[-1].better and base & set(chain[-1].against_runs) else []
+    return chain if chain[-1].kept and base & set(chain[-1].gate.runs) else []

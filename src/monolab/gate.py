@@ -1,0 +1,74 @@
+"""The keep gate at work: the lab itself queues the seeds that an open question needs, of the idea and of what it is compared with."""
+
+from loguru import logger
+
+from monolab import backlog, conditions, device, dispatch, receipts, verdicts
+from monolab.errors import LabError
+from monolab.paths import BASELINE, CONTROL_SEEDS, Lab
+from monolab.problem import Problem
+from monolab.receipts import Receipt, Request
+from monolab.results import Row
+from monolab.verdicts import Verdict
+
+
+def missing(lab: Lab, rows: list[Row], template: Request, seeds: list[int], now: dict[str, str]) -> list[int]:
+    """Those of `seeds` at which the code of `template` was neither measured under the conditions `now` nor is about to be."""
+
+    def same(other: Request) -> bool:
+        return (other.idea, other.stage, other.code_sha, other.args) == (template.idea, template.stage, template.code_sha, template.args)
+
+    have = {one.seed for one in backlog.pending(lab) if same(one)}
+    for row in rows:
+        if (row.idea, row.stage) == (template.idea, template.stage) and row.seed in seeds and row.value is not None:
+            receipt = receipts.receipt(lab, row.run_id)
+            if same(receipt) and all(getattr(receipt, name) == value for name, value in now.items()):
+                have.add(row.seed)
+    return [seed for seed in seeds if seed not in have]
+
+
+def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict) -> list[Request]:
+    """Queue what the next look at an open question needs: first the reference's seeds, then the idea's own.
+
+    Raises LabError where no daemon answers, and where what they would be measured under is no longer what the idea's first seed was.
+    """
+    mine, anchor = (receipts.receipt(lab, runs[0]) for runs in (verdict.runs, verdict.gate.runs))
+    now = conditions.current(lab, problem, device.detect())
+    if changed := [words for name, words in verdicts.CONDITIONS.items() if now[name] != getattr(mine, name)]:
+        raise LabError(f"{verdict.idea} was measured before {', '.join(changed)} changed", hint=f"just queue {verdict.idea}, to measure it anew")
+    group = dispatch.prepare()
+    offset = mine.seed - mine.seed % CONTROL_SEEDS if verdict.control else 0
+    references = [_again(lab, anchor, seed, {}) for seed in missing(lab, rows, anchor, list(verdict.gate.wants), now)]
+    own = missing(lab, rows, mine, [seed + offset for seed in verdict.gate.wants], now)
+    parents = {one.seed: one.run_id for one in (receipts.receipt(lab, run_id) for run_id in verdict.against_runs)}
+    if mine.parent_idea == anchor.idea:
+        parents |= {one.seed: one.run_id for one in references}
+    queued = references + [_again(lab, mine, seed, {seed + offset: run_id for seed, run_id in parents.items()}) for seed in own]
+    dispatch.write(lab, queued)
+    dispatch.send(lab, queued, group, dispatch.FIRST)
+    if queued:
+        logger.info(f"{verdict.idea} ({verdict.stage}): {verdict.gate.why}; queued {', '.join(one.run_id for one in queued)}")
+    return queued
+
+
+def renew(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, seeds: list[int], group: str) -> list[Request]:
+    """Measure an idea that was measured under other conditions again under those of now, at `seeds`: the rolling re-baseline.
+
+    Nothing where it never was measured: then somebody has to say so.
+    """
+    last = [row for row in rows if row.idea == idea and row.stage == stage and row.value is not None]
+    last = [row for row in last if idea != BASELINE or verdicts.is_reference(row.flags.split(","))]
+    if not last:
+        return []
+    template = receipts.request(lab, last[-1].run_id)
+    now = conditions.current(lab, problem, device.detect())
+    queued = [_again(lab, template, seed, {}) for seed in missing(lab, rows, template, seeds, now)]
+    dispatch.write(lab, queued)
+    dispatch.send(lab, queued, group, dispatch.FIRST)
+    if queued:
+        logger.info(f"{idea} ({stage}) has no value at seeds {', '.join(str(one.seed) for one in queued)} under today's conditions: queued first")
+    return queued
+
+
+def _again(lab: Lab, template: Receipt | Request, seed: int, parents: dict[int, str]) -> Request:
+    asked = receipts.request(lab, template.run_id)
+    return dispatch.replicate(asked, seed, parents.get(seed, asked.parent))
