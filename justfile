@@ -39,7 +39,12 @@ queue *args:
 replicate *args:
     @exec {{ lab }} replicate "$@"
 
-# Measure what program.md asks of the metric: run length, seed noise, determinism
+# Test the lab on itself: the baseline as if it were an idea, and patches known to harm: [--rounds 1]
+[group('experiment'), no-cd]
+controls *args:
+    @exec {{ lab }} controls "$@"
+
+# Measure what program.md asks of the metric, and say how many seeds and how long a run it takes
 [group('experiment'), no-cd]
 metric-check *args:
     @exec {{ lab }} metric-check "$@"
@@ -64,10 +69,20 @@ follow *args:
 results *args:
     @exec {{ lab }} results "$@"
 
-# Judge an idea against the replicated baseline: SLUG
+# Explain the verdict on an idea, and what would settle it: SLUG
 [group('watch'), no-cd]
 verdict *args:
     @exec {{ lab }} verdict "$@"
+
+# Score what was predicted against what came out: [--agent NAME] [--out PNG]
+[group('watch'), no-cd]
+calibration *args:
+    @exec {{ lab }} calibration "$@"
+
+# Compare an idea in another metric, or at some seeds only; marked as exploratory: SLUG --metric NAME [--seeds 0 2]
+[group('watch'), no-cd]
+analyse *args:
+    @exec {{ lab }} analyse "$@"
 
 # The best result so far and its lineage
 [group('watch'), no-cd]

@@ -121,7 +121,9 @@ def test_a_run_that_was_killed_does_not_join_two_scorers(lab):
     call(lab.root, "eval", "--seed", "5")
     assert results.load(lab)[-2].status == "interrupted"
     found = verdict(lab, "mixed")
-    assert found["effect"] == pytest.approx(-5.0) and found["seeds"] == [1] and found["gate"]["screen"] == 0 and found["failures"] == {"interrupted": 1}
+    assert (
+        found["effect"] == pytest.approx(-5.0) and found["seeds"] == [1] and found["gate"]["screen"] == 0 and found["failures"] == {"interrupted": 1}
+    )
 
 
 def test_another_branch_in_the_root_is_no_baseline(pueue_daemon, lab):

@@ -71,11 +71,13 @@ def test_the_idea_helps_on_every_seed(lab, tmp_path):
         after,
         before,
         floor=stats.noise_floor(list(before.values())),
-        sign=subject.sign,
-        predicted=idea.predicted_effect,
+        claim=subject.sign,
         smallest_effect=subject.smallest_effect,
+        level=stats.level(1, [], subject.false_keeps),
+        most=subject.stage("explore").seeds,
     )
-    assert (found.verdict, found.better) == ("supported", True), found
+    assert found.verdict == "supported" and stats.decide(found, 8)[0] == "keep", found
+    assert found.low > 0 and idea.predicted_effect > 0
     assert statistics.stdev(before.values()) < subject.smallest_effect
     assert 0.9 < statistics.fmean(before.values()) < statistics.fmean(after.values()) < 1
 

@@ -21,11 +21,11 @@ def test_digits_from_init_to_a_verdict(tmp_path, pueue_daemon, wait_until):
     tree = Path(call(lab.root, "worktree", "pixel-noise").stdout.strip())
     subprocess.run(["git", "apply", str(next(lab.ideas.glob("*_pixel-noise.patch")))], cwd=tree, check=True)
     assert "smoke passed: accuracy" in call(tree, "smoke").stdout
-    call(tree, "queue", "pixel-noise")
+    call(tree, "queue", "pixel-noise", "--seeds", "3")
     rows = settle_down(lab, 6, wait_until)
     assert {row.status for row in rows} == {"ok"} and {row.metric for row in rows} == {"accuracy"}
     found = json.loads(call(lab.root, "verdict", "pixel-noise", "--json").stdout)
-    assert found["verdict"] == "supported" and found["effect"] > 0 and found["better"]
+    assert found["verdict"] == "supported" and found["effect"] > 0 and found["gate"]["decision"] == "keep"
     assert json.loads(call(lab.root, "best", "--json").stdout)["idea"] == "pixel-noise"
     followed = call(lab.root, "follow", rows[-1].run_id).stdout
     assert followed and followed in call(lab.root, "log", rows[-1].run_id).stdout.replace("== train.log\n", "").replace("\n== score.log\n", "")

@@ -19,7 +19,7 @@ def lab(tmp_path):
 def make(number: int, **changes) -> Receipt:
     fields = {
         "run_id": f"20261121T0900{number:02}-rope-s{number}-{number:04x}", "idea": "rope", "stage": "explore", "seed": number, "label": "Q: a? H: b", "question": "a?",
-        "hypothesis": "b", "mechanism": "", "predicted_effect": None, "credence": None, "kill_rule": "", "parent": "", "parent_idea": "baseline", "commit": "c" * 40, "head": "d" * 40,
+        "hypothesis": "b", "mechanism": "", "predicted_effect": None, "credence": None, "kill_rule": "", "agent": "tester", "parent": "", "parent_idea": "baseline", "commit": "c" * 40, "head": "d" * 40,
         "code_sha": "e" * 40, "args": (), "flags": ("unscored",), "queued": "2026-11-21T09:00:00Z", "status": "ok", "reason": "", "metric": "score", "value": 0.5 + number,
         "metrics": {"score": 0.5 + number}, "started": "2026-11-21T09:00:01Z", "finished": "2026-11-21T09:00:02Z", "seconds": 1.0, "train_seconds": 0.8,
         "score_seconds": 0.2, "peak_gb": 0.1, "params": None, "eval_sha": "f" * 64, "data_sha": "1" * 64, "env_sha": "2" * 64, "checkpoint_sha": "3" * 64, "hardware": "cpu",

@@ -99,11 +99,17 @@ def queue(
     args: list[str], slug: str, label: str | None = None, /, *, seeds: int = 1, stage: str = "explore", config: Path | None = None, json: bool = False
 ) -> None:
     """Queue SLUG's working tree as it is now: queue SLUG "Q: .. H: ..". Its first seed screens it; the lab queues the rest where that looks better."""
+    from loguru import logger
+
+    from monolab import controls
     from monolab import queue as queues
 
     if seeds < 1:
         raise LabError(f"--seeds {seeds}: at least one", hint=f"just queue {slug} --seeds 3")
-    made = queues.enqueue(paths.find(), slug, label, stage, list(range(seeds)), _options(config, args))
+    lab = paths.find()
+    made = queues.enqueue(lab, slug, label, stage, list(range(seeds)), _options(config, args))
+    if slug != BASELINE and (control := controls.due(lab, stage)):
+        logger.info(f"and one control, as program.md wants: {control[0].idea}")
     if json:
         _print_json([request.run_id for request in made])
     else:
@@ -183,6 +189,35 @@ def replicate(slug: str, /, *, stage: str = "explore") -> None:
     print("queued " + ", ".join(request.run_id for request in made) if made else "every seed of the next look is measured or queued already")
 
 
+def controls(*, rounds: int = 1, stage: str = "explore", json: bool = False) -> None:
+    """Test the lab on itself: queue the baseline as if it were an idea, and the patches known to harm; print what came of earlier ones."""
+    from monolab import controls as tests
+
+    lab = paths.find()
+    queued = [request.run_id for _ in range(rounds) for request in tests.queue_round(lab, stage)]
+    known = tests.record(lab, stage)
+    if json:
+        _print_json({"queued": queued, "record": known})
+        return
+    print(tests.text(known) or "no control has been judged yet")
+    if queued:
+        print(f"queued {', '.join(queued)}")
+
+
+def calibration(*, agent: str | None = None, out: Path | None = None, json: bool = False) -> None:
+    """Score the predictions that were made before the runs: Brier score, calibration curve, sharpness, per agent and over time."""
+    from monolab import calibration as scores
+
+    lab = paths.find()
+    found = scores.report(lab, agent)
+    if json:
+        _print_json(found)
+    else:
+        print(scores.text(found))
+    if out:
+        print(scores.plot(lab, out))
+
+
 def best(*, stage: str | None = None, json: bool = False) -> None:
     """The best result that holds, its lineage down to the baseline, and how much of it may be luck."""
     from monolab import problem, results, verdicts
@@ -223,6 +258,16 @@ def report(slug: str, /, *, stage: str = "explore") -> None:
     from monolab import report as reports
 
     print(reports.again(paths.find(), slug, stage))
+
+
+def analyse(slug: str, /, *, metric: str, stage: str = "explore", seeds: tuple[int, ...] = ()) -> None:
+    """Compare SLUG in another metric of the scorer, or at some seeds only: journalled, marked as exploratory where nobody named it before."""
+    from monolab import analysis
+
+    lab = paths.find()
+    found = analysis.analyse(lab, slug, stage, metric, seeds)
+    analysis.write(lab, found)
+    print(found.text())
 
 
 def plot(*, stage: str = "explore", out: Path = Path("9_reports/effects.png")) -> None:
@@ -281,9 +326,20 @@ GROUPS: dict[str, dict[str, Callable]] = {
         "worktree": worktree,
         "queue": queue,
         "replicate": replicate,
+        "controls": controls,
         "metric-check": metric_check,
     },
-    "watch": {"status": status, "log": log, "follow": follow, "results": results, "verdict": verdict, "best": best, "plot": plot},
+    "watch": {
+        "status": status,
+        "log": log,
+        "follow": follow,
+        "results": results,
+        "verdict": verdict,
+        "best": best,
+        "plot": plot,
+        "calibration": calibration,
+        "analyse": analyse,
+    },
     "steer": {"cancel": cancel, "diff": diff, "report": report},
     "lab": {"init": init, "check": check, "data": data, "rebuild": rebuild, "guard": guard, "run": run},
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from monolab import problem as problems
 from monolab.errors import LabError
-from monolab.paths import BASELINE, Lab
+from monolab.paths import BASELINE, CONTROL, Lab
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 FILE = re.compile(r"(\d{4}-\d{2}-\d{2})_(.+)\.md")
@@ -54,6 +54,8 @@ def load(lab: Lab, slug: str) -> Idea:
     wrong = []
     if slug == BASELINE:
         wrong.append(f"the slug {BASELINE} is the lab's own: it means main's code")
+    if slug.startswith(CONTROL):
+        wrong.append(f"slugs that begin with {CONTROL} are the lab's own: it tests itself under them")
     if not SLUG.fullmatch(slug):
         wrong.append(f"the slug {slug!r} must be lower-case letters, digits and dashes (at most 48)")
     for name in REQUIRED:

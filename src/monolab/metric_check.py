@@ -299,7 +299,8 @@ def _settling(needed: Seeds, budget: Budget) -> dict:
 
 def _seeds_advice(plans: list[Seeds], here: Budget, most: int) -> str:
     first = plans[0]
-    many = f"an effect of {first.effect:g} takes {_number(first.seeds)} paired evidence seeds ({_number(first.seeds_low)} to {_number(first.seeds_high)})"
+    span = f"{_number(first.seeds_low)} to {_number(first.seeds_high)}"
+    many = f"an effect of {first.effect:g} takes {_number(first.seeds)} paired evidence seeds ({span})"
     if first.seeds is not None and first.seeds <= most:
         return f"{many}, {first.seeds * here.seconds:.3g} s an idea: {here.stage} can settle the smallest effect worth finding"
     reach = next((plan.effect for plan in plans if plan.seeds is not None and plan.seeds <= most), None)
@@ -426,15 +427,17 @@ def text(found: dict) -> str:
     """One screen: four checks, then the advice on seeds, budgets and proxies."""
     mark = {True: "ok  ", False: "FAIL", None: "?   "}
     length, spread, same, power, seeds, budgets = (found[name] for name in ("length", "spread", "determinism", "power", "seeds", "budgets"))
+    shortest, longest = length["window"]
     repeat = (
         f"no seed was run twice: just baseline --stage {found['stage']} --seeds 1"
         if same["ok"] is None
         else f"largest difference between repeats {same['largest_difference']:g}"
     )
+    unit = f"{found['device']} s an idea"
     needed = ", ".join(f"{effect}: {_number(count)}" for effect, count in power["seeds_needed"].items())
     how = "measured over the verdicts so far" if power["measured"] else "taken as the noise floor times the root of 2"
     lines = [
-        f"{mark[length['ok']]} length       {length['seconds']:.3g} s a run, window {length['window'][0]:g} to {length['window'][1]:g} s ({found['stage']})",
+        f"{mark[length['ok']]} length       {length['seconds']:.3g} s a run, window {shortest:g} to {longest:g} s ({found['stage']})",
         (
             f"{mark[spread['ok']]} spread       sd {spread['noise_floor']:.3g} [{spread['low']:.2g}, {spread['high']:.2g}] {found['metric']} "
             f"over {spread['seeds']} seeds, smallest effect worth finding {spread['smallest_effect']:g}"
@@ -443,25 +446,22 @@ def text(found: dict) -> str:
         f"     power        paired differences spread by {power['sd_of_paired_differences']:.3g} [{power['low']:.2g}, {power['high']:.2g}] ({how})",
         f"                  seeds needed for 80 % power: {needed} (one t test at 5 %; the gate, which looks several times, asks for more)",
         "",
-        f"seeds    at {found['stage']}, {seeds['runs_per_day']:.0f} runs a day; not counted: the seed that screens an idea, and its reference's, which are shared",
-        f"         {'effect':>8}  {'seeds':>8}  {'95 % interval':>16}  {found['device'] + ' s an idea':>15}  {'ideas a day':>11}",
+        f"seeds    at {found['stage']}, {seeds['runs_per_day']:.0f} runs a day; without its screening seed and its reference's, which ideas share",
+        f"         {'effect':>8}  {'seeds':>8}  {'95 % interval':>16}  {unit:>15}  {'ideas a day':>11}",
     ]
     for plan in seeds["plans"]:
         per_day = "-" if plan["ideas_per_day"] is None else f"{plan['ideas_per_day']:.3g}"
         span = f"{_number(plan['seeds_low'])} to {_number(plan['seeds_high'])}"
         lines.append(f"         {plan['effect']:>8g}  {_number(plan['seeds']):>8}  {span:>16}  {_seconds(plan['seconds']):>15}  {per_day:>11}")
     lines += [f"      -> {seeds['advice']}", "", "budgets  what settles one idea at every stage that was measured"]
-    lines.append(
-        f"         {'stage':<8}  {'s a run':>7}  {'floor':>7}  {'paired sd [95 %]':<28}  {'effect':>8}  {'seeds':>7}  {found['device'] + ' s an idea':>12}"
-    )
+    lines.append(f"         {'stage':<8}  {'s a run':>7}  {'floor':>7}  {'paired sd [95 %]':<28}  {'effect':>8}  {'seeds':>7}  {unit:>12}")
     for one in budgets["stages"]:
         paired = one["paired"]
         sd = f"{paired['sd']:.3g} [{paired['low']:.2g}, {paired['high']:.2g}]{'' if paired['measured'] else ' *'}"
         effect = "-" if one["effect"] is None else f"{one['effect']:.3g}"
         count = "-" if one["effect"] is None else _number(one["seeds"])
-        lines.append(
-            f"         {one['stage']:<8}  {one['seconds']:>7.3g}  {one['floor']['sd']:>7.3g}  {sd:<28}  {effect:>8}  {count:>7}  {_seconds(one['cost']):>12}"
-        )
+        floor, cost = f"{one['floor']['sd']:.3g}", _seconds(one["cost"])
+        lines.append(f"         {one['stage']:<8}  {one['seconds']:>7.3g}  {floor:>7}  {sd:<28}  {effect:>8}  {count:>7}  {cost:>12}")
     if not all(one["paired"]["measured"] for one in budgets["stages"]):
         lines.append("         * the noise floor times the root of 2: no verdict there has two seeds yet")
     lines += [f"         {name} is left out: {why}" for name, why in budgets["unmeasured"].items()]

@@ -12,7 +12,7 @@ from loguru import logger
 from monolab import backlog, dataset, dispatch, gate, ideas, label, options, pueue, receipts, results, run, settle, snapshot, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
-from monolab.paths import BASELINE, Lab
+from monolab.paths import BASELINE, CONTROL_SEEDS, Lab
 from monolab.receipts import Receipt, Request
 
 MAIN = ("main", "master")  # what the branch of the lab's own code may be called
@@ -79,8 +79,19 @@ def _runs(lab: Lab, idea: str) -> list[Request]:
     return found
 
 
-def requests(lab: Lab, slug: str, tree: Path, text: str | None, stage: str, seeds: list[int], args: list[str], *, required: bool) -> list[Request]:
-    """One request per seed for the code in `tree`, each with its folder in `6_runs/`, nothing queued yet.
+def requests(
+    lab: Lab,
+    slug: str,
+    tree: Path,
+    text: str | None,
+    stage: str,
+    seeds: list[int],
+    args: list[str],
+    *,
+    required: bool,
+    control: snapshot.Snapshot | None = None,
+) -> list[Request]:
+    """One request per seed for the code in `tree` (or the snapshot of a control), each with its folder in `6_runs/`, nothing queued yet.
 
     The label is `text`, else what the idea file states; with `required` it must have a question and a hypothesis.
     Raises LabError, leaving nothing behind, for whatever would stop the runs: unknown idea, stage, option or label,
@@ -99,9 +110,9 @@ def requests(lab: Lab, slug: str, tree: Path, text: str | None, stage: str, seed
     hypothesis = label.require(text, problem.metric, problem.direction) if required and slug != BASELINE else label.parse(text, problem.metric)
     checked = options.check(args, tree / "train.py")
     dataset.data_sha(lab)
-    snap = snapshot.take(tree)
-    flags = []
-    if not hypothesis.scorable and slug != BASELINE:
+    snap = control or snapshot.take(tree)
+    flags = ["control"] if control else []
+    if not hypothesis.scorable and slug != BASELINE and not control:
         flags.append("unscored")
     if checked:
         flags.append("args")
@@ -109,7 +120,7 @@ def requests(lab: Lab, slug: str, tree: Path, text: str | None, stage: str, seed
         flags.append("uncommitted")
     if slug == BASELINE and snapshot.branch(lab.root) not in MAIN:
         flags.append("off-main")
-    if not required:
+    if not required and not control:
         flags.append("at-start")  # the tree was taken when the run started, not when somebody queued it
     parents, moved = _parent_runs(lab, parent, stage, seeds, snap) if parent else ({}, False)
     if moved:
@@ -158,7 +169,7 @@ def _parent_runs(lab: Lab, idea: str, stage: str, seeds: list[int], snap: snapsh
         runs, moved = [request for request in runs if request.code_sha in same] or runs, not same
     runs = [request for request in runs if (request.code_sha, request.args) == (runs[0].code_sha, runs[0].args)]
     by_seed = {request.seed: request.run_id for request in reversed(runs)}
-    return {seed: by_seed.get(seed, runs[0].run_id) for seed in seeds}, moved
+    return {seed: by_seed.get(seed % CONTROL_SEEDS, runs[0].run_id) for seed in seeds}, moved
 
 
 def enqueue(lab: Lab, slug: str, text: str | None, stage: str, seeds: list[int], args: list[str]) -> list[Request]:

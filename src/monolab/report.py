@@ -1,5 +1,6 @@
 """Reports: `9_reports/{YYYY-MM-DD}_{slug}.md`, filled in from the template; the inference stays the author's."""
 
+import json
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from monolab.paths import Lab
 from monolab.verdicts import Verdict
 
 INFERENCE = "## Inference"
+EXPLORATORY = "exploratory.jsonl"  # in 6_runs/: the analyses beyond the preregistered one
 
 
 def write(lab: Lab, verdict: Verdict) -> Path:
@@ -83,9 +85,16 @@ def _values(lab: Lab, verdict: Verdict) -> dict[str, str]:
         "standing": f"EXPLORATORY: {verdict.exploratory}."
         if verdict.exploratory
         else "Preregistered: the prediction was frozen when the run was asked for.",
+        "beyond": "\n".join(_beyond(lab, verdict)) or "none",
         "table": "\n".join(table),
         "runs": "\n".join(f"- `6_runs/{run_id}/`" for run_id in (*verdict.runs, *verdict.against_runs)),
         "provenance": "\n".join(f"- {name}: `{value}`" for name, value in shas.items()),
         "args": " ".join(one.args) or "(none)",
         "inference": INFERENCE_EMPTY,
     }
+
+
+def _beyond(lab: Lab, verdict: Verdict) -> list[str]:
+    path = lab.runs / EXPLORATORY
+    told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [f"- {one['text']}" for one in told if (one["idea"], one["stage"]) == (verdict.idea, verdict.stage)]

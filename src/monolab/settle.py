@@ -18,7 +18,7 @@ def unsettled(lab: Lab, rows: list[Row], past: list[Verdict]) -> list[Receipt]:
     for row in rows:
         if row.idea != BASELINE and (row.run_id not in seen or row.run_id in still_open):
             receipt = receipts.receipt(lab, row.run_id)
-            newest[receipt.idea, receipt.stage, receipt.code_sha, receipt.args] = receipt
+            newest[receipt.idea, receipt.stage, receipt.code_sha, receipt.args, verdicts.control_round(receipt)] = receipt
     return list(newest.values())
 
 
@@ -49,6 +49,7 @@ def settle(lab: Lab, without: str = "") -> list[Verdict]:
                 continue
             if verdict.final and not verdict.control:
                 report.write(lab, verdict)  # first: it can fail on its template, and can be written again
+            if verdict.final and (not verdict.control or verdict.kept):  # a control that is kept is news: the lab was wrong
                 journal.append(lab, journal.entry(verdict))
             verdicts.record(lab, verdict)
             settled.append(verdict)

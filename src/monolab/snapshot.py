@@ -71,6 +71,19 @@ def take(tree: Path) -> Snapshot:
         return Snapshot(commit=commit, head=head.hexsha, code_sha=code, clean=clean)
 
 
+def patched(lab: Lab, patch: Path | None) -> Snapshot:
+    """A snapshot of what main has committed, with `patch` applied to it; no working tree is touched. Raises LabError where it does not apply."""
+    with _repo(lab.root, f"make {patch.name if patch else 'it'} anew against main") as repo, tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+        head = repo.head.commit
+        with repo.git.custom_environment(GIT_INDEX_FILE=str(Path(scratch, "index"))):
+            repo.git.read_tree(head.hexsha)
+            if patch:
+                repo.git.apply("--cached", str(patch))
+            whole, code = repo.git.write_tree(), _code_tree(repo)
+        commit = head.hexsha if whole == head.tree.hexsha else _commit(repo, whole, head)
+        return Snapshot(commit=commit, head=head.hexsha, code_sha=code, clean=True)
+
+
 def _refuse_what_git_does_not_see(repo, tree: Path) -> None:
     """LabError for what `git add` would pass by, stumble over, or store for good."""
     size, hidden = 0, {}

@@ -170,6 +170,12 @@ def decide(found: Comparison, most: int, *, simpler: bool = False) -> tuple[str,
     return "promising" if found.claim * found.effect > 0 else "drop", why
 
 
+def half_width(differences: Sequence[float]) -> float | None:
+    """Half of Student's 95 % interval of a mean, for one look that was planned; None for a single difference."""
+    n = len(differences)
+    return None if n < 2 else _quantile(n - 1, (1 - LEVEL) / 2) * statistics.stdev(differences) / math.sqrt(n)
+
+
 def settled_by(found: Comparison, *, floor: Floor, smallest_effect: float, level: float, most: int) -> int | None:
     """How many seeds would support or refute the claim if the estimate and its spread stayed as they are; None for over a thousand."""
     gain, n = found.claim * found.effect, len(found.seeds)
@@ -251,7 +257,7 @@ def seeds_needed(effect: float, sd_of_differences: float, power: float = 0.8) ->
     """Paired seeds that a two-sided t test at 5 % needs to see a positive `effect`, in its direction, with probability `power` (Cohen 1988, ch. 2)."""
     from scipy.special import nctdtr
 
-    if sd_of_differences == 0:
+    if sd_of_differences <= 1e-6 * effect:  # no spread but that of rounding
         return 2
     for n in range(2, 10_000):
         quantile, shift = _quantile(n - 1, (1 - LEVEL) / 2), effect / sd_of_differences * math.sqrt(n)

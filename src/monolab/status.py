@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from monolab import backlog, device, problem, pueue, receipts, results, verdicts
+from monolab import backlog, controls, device, problem, pueue, receipts, results, verdicts
 from monolab.errors import LabError
 from monolab.journal import number
 from monolab.paths import BASELINE, Lab
@@ -60,6 +60,7 @@ def facts(lab: Lab) -> dict:
         "best": best and {name: best[name] for name in ("idea", "stage", "mean", "tested", "luck")},
         "noise_floor": floor.sd if floor else None,
         "no_floor": no_floor,
+        "controls": controls.record(lab, stage, past),
         "stage": stage,
         "rows": len(rows),
         "failed": sum(row.status != "ok" for row in rows),
@@ -163,6 +164,7 @@ def text(known: dict) -> str:
         lines.append(f"best     {known['best']['idea']}: {known['metric']} {known['best']['mean']:.5g} ({known['best']['stage']}; just best)")
         if known["best"]["luck"]:
             lines.append(f"         the best of {known['best']['tested']} tested: up to {known['best']['luck']:.2g} of its effect may be luck")
+    lines += [f"{'controls' if place == 0 else '':<8} {line}" for place, line in enumerate(controls.text(known["controls"]).splitlines())]
     return "\n".join(lines)
 
 

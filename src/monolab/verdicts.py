@@ -210,6 +210,8 @@ def arm(lab: Lab, rows: list[Row], idea: str, stage: str, like: Receipt | None =
             raise LabError(f"results.tsv names {row.run_id}, which has no receipt", hint="lab check")
         if code and (receipt.code_sha, receipt.args) != code:
             continue
+        if like and like.idea == idea and control_round(receipt) != control_round(like):
+            continue
         if like and (wrong := {name for name in CONDITIONS if getattr(receipt, name) != getattr(like, name)}):
             differs |= wrong
         elif not chosen or _same_arm(receipt, chosen[0]):
@@ -221,8 +223,13 @@ def arm(lab: Lab, rows: list[Row], idea: str, stage: str, like: Receipt | None =
     return Arm(idea, stage, tuple(reversed(chosen))) if chosen else None
 
 
+def control_round(receipt: Receipt) -> int:
+    """Which round of a control a run belongs to: each is an experiment of its own. 0 for ideas."""
+    return receipt.seed // CONTROL_SEEDS if receipt.idea.startswith(CONTROL) else 0
+
+
 def _same_arm(a: Receipt, b: Receipt) -> bool:
-    return all(getattr(a, name) == getattr(b, name) for name in ("code_sha", "args", *CONDITIONS))
+    return control_round(a) == control_round(b) and all(getattr(a, name) == getattr(b, name) for name in ("code_sha", "args", *CONDITIONS))
 
 
 def _reference(lab: Lab, rows: list[Row], first: Receipt, like: Receipt) -> tuple[Arm | None, str]:
