@@ -1,7 +1,7 @@
 """The lab's main job, from idea files to verdicts, on whatever this machine has: `./just demo`.
 
 Makes a fresh lab in .demo/, with a pueue daemon of its own, measures the baseline over three seeds and three ideas
-(examples/demo/*.md with their patches) over the same seeds, and shows what came out. Nothing is scripted but the patches.
+(examples/demo/*.md with their patches) over the same seeds, of which the lab queues some itself, and shows what came out. Nothing is scripted but the patches.
 """
 
 import json
@@ -108,7 +108,8 @@ def main(demo: Demo) -> None:
             tree = where / "5_worktrees" / slug
             git(tree, "apply", str(idea.with_suffix(".patch")))
             git(tree, "commit", "-qam", f"exp({slug}): the patch of examples/demo")
-            lab(where, "queue", slug, "--seeds", str(demo.seeds), "--stage", demo.stage)
+            # The first idea as the daily work goes: one seed screens it, and the lab queues the rest by itself if that looks better.
+            lab(where, "queue", slug, "--seeds", str(1 if idea == ideas[0] else demo.seeds), "--stage", demo.stage)
         print(flush=True)
         watch(where, demo.seeds * (1 + len(ideas)))
         lab(where, "results")
@@ -116,6 +117,7 @@ def main(demo: Demo) -> None:
         for idea in ideas:
             lab(where, "verdict", idea.stem, "--stage", demo.stage)
         lab(where, "best")
+        lab(where, "calibration")
         lab(where, "plot", "--stage", demo.stage)
         lab(where, "status")
         print(f"\nEverything lies in {where}:")

@@ -31,6 +31,10 @@ def test_digits_from_init_to_a_verdict(tmp_path, pueue_daemon, wait_until):
     assert followed and followed in call(lab.root, "log", rows[-1].run_id).stdout.replace("== train.log\n", "").replace("\n== score.log\n", "")
     call(lab.root, "plot", "--out", "effects.png")
     assert (lab.root / "effects.png").read_bytes().startswith(b"\x89PNG")
+    call(lab.root, "controls")
+    wait_until(lambda: json.loads(call(lab.root, "status", "--json").stdout)["unfinished"] == 0, 90)
+    known = {one["name"]: (one["hits"], one["trials"]) for one in json.loads(call(lab.root, "controls", "--rounds", "0", "--json").stdout)["record"]}
+    assert known["harms let through"] == (0, 1) and known["false keeps"][0] == 0
     # The lab's records are committed on main, as program.md says; the guard lets its own writings through.
     subprocess.run("git add -A && git commit -qm 'Record the experiment'", shell=True, cwd=lab.root, check=True)
     assert results.audit(lab) == []

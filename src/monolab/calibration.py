@@ -444,8 +444,9 @@ def _draw_effects(axes, seen: list[Prediction]) -> None:
     axes.axline((0, 0), slope=1, color="#57606a", lw=1, ls="--", label="as predicted")
     order = sorted(range(len(seen)), key=lambda place: (xs[place], ys[place]))
     for rank, place in enumerate(order):
-        # Side by side where the same effect was predicted: within 2 % of the frame of where it belongs.
-        x, y, factor, one = xs[place] + (rank % 5 - 2) / 100 * (right - left) * (xs.count(xs[place]) > 1), ys[place], scale[place], seen[place]
+        x, y, factor, one = xs[place], ys[place], scale[place], seen[place]
+        if xs.count(x) > 1:  # side by side, but on the same side of 0
+            x += (rank % 5 - 2) * min(0.01 * (right - left), 0.2 * abs(x))
         colour = COLOURS[one.verdict]
         if one.low is not None:
             axes.plot([x, x], [factor * one.low, factor * one.high], color=colour, lw=2, alpha=0.3, solid_capstyle="round")

@@ -215,7 +215,7 @@ def calibration(*, agent: str | None = None, out: Path | None = None, json: bool
     else:
         print(scores.text(found))
     if out:
-        print(scores.plot(lab, out))
+        print(scores.plot(lab, out, agent))
 
 
 def best(*, stage: str | None = None, json: bool = False) -> None:

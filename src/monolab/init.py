@@ -35,7 +35,7 @@ COMMON = (
 )
 HEADERS = ("RESEARCH_JOURNAL.md", "human_journal.md", "meta_journal.md", "results.tsv")  # without this lab's own entries
 OWN = ("eval.py", "train.py", "data.py", "0_docs/problem.md")  # what makes a lab about something
-ROOT_ONLY = ("data.requirements",)  # a further file of the root problem
+ROOT_ONLY = ("data.requirements", "1_ideas/controls")  # further files of the root problem
 
 PLACE = re.compile(r"(?<!`)\{FILL_IN(?::\s*([^}]*))?\}")  # one directly after a backtick only speaks of such places
 NOT_FILLED = ("vendor", "tests", "src/monolab/skeleton", "README.md", "6_runs", "results.tsv", "RESEARCH_JOURNAL.md")  # the tool, and records

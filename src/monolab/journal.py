@@ -39,7 +39,7 @@ def gate(verdict: Verdict) -> str:
     one = verdict.gate
     word = {"keep": "kept", "simpler": "kept as simpler", "more": "open", "promising": "promising, not kept", "drop": "dropped"}[one.decision]
     over = f" (with {', '.join(one.through)}, which it builds on)" if one.through else ""
-    test = f"; idea {one.test} to be tested, p {one.p:.2g} of {one.allowed:.2g} allowed at this look" if one.test and one.p is not None else ""
+    test = f"; idea {one.test} to be tested" if one.test else ""
     return f"{word} against {one.anchor}{over}: {one.why}{test}"
 
 
@@ -47,7 +47,13 @@ def size(verdict: Verdict) -> str:
     """Lines of code and what it costs, matched or flagged."""
     added, removed = verdict.lines
     costs = ", ".join(f"{words} x{ratio:.2f}" for words, ratio in verdict.ratios.items())
-    told = f"confounded with {', '.join(verdict.confounds)}" if verdict.confounds else "matched with its reference" if costs else "cost not measured"
+    told = (
+        f"confounded with {', '.join(verdict.confounds)}"
+        if verdict.confounds
+        else "matched (within x1.1, 1 s, 0.1 GiB)"
+        if costs
+        else "cost not measured"
+    )
     return f"+{added} -{removed} lines of code" + (f", {costs}" if costs else "") + f": {told}"
 
 

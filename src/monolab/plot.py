@@ -21,7 +21,7 @@ def effects(lab: Lab, stage: str, out: Path) -> Path:
     import matplotlib.pyplot as plt
 
     problem = problems.load(lab)
-    found = [verdict for (_, at), verdict in verdicts.newest(lab).items() if at == stage and verdict.effect is not None]
+    found = [verdict for (_, at), verdict in verdicts.newest(lab).items() if at == stage and verdict.effect is not None and not verdict.control]
     if not found:
         raise LabError(f"no verdict at stage {stage} to draw", hint="lab status")
     found.sort(key=lambda verdict: -problem.sign * verdict.effect)

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 LEVEL = 0.95  # of the interval, over all looks together
 PRIOR = 3  # degrees of freedom that the noise floor counts for, at most
-START = 0.5  # a screened idea gets evidence where the first look would keep it with this chance
-PROMISE = 0.2  # and further seeds while the last one would still keep it with this one
+START = 0.9  # a screened idea gets evidence where it would be kept by the last seed allowed with this chance
+PROMISE = 0.2  # and further seeds while that chance is still this large
 DECAY = 1.6  # of LORD's weights, as in Ramdas et al. 2018
 ZETA = 2.285765666  # sum of t**-1.6 over t = 1, 2, ...
 
@@ -130,16 +130,16 @@ def compare(
 
 
 def screen(gain: float, *, floor: Floor, smallest_effect: float, level: float, most: int) -> tuple[float, float]:
-    """The chance that the first look keeps what one seed saw gain so much, as better and as harmless. Predictive, from a flat prior."""
-    n, df, sd = next_look(0, most), min(floor.seeds - 1, PRIOR), math.sqrt(2) * floor.sd
-    bars = _bar(smallest_effect, n, df + n - 1, sd, level * share(n, 0, most))
-    return tuple(_tail(df, (bar - gain) / (sd * math.sqrt(1 + 1 / n))) for bar in bars)
+    """The chance that what one seed saw gain so much is kept by the last seed, as better and as harmless. Predictive, from a flat prior."""
+    df, sd = min(floor.seeds - 1, PRIOR), math.sqrt(2) * floor.sd
+    bars = _bar(smallest_effect, most, df + most - 1, sd, level * share(most, _look_before(0, most), most))
+    return tuple(_tail(df, (bar - gain) / (sd * math.sqrt(1 + 1 / most))) for bar in bars)
 
 
 def triage(gain: float, chance: float, most: int) -> tuple[str, str]:
     """What follows from the screening seed: `more` seeds, as evidence; `promising`, to be built on but not claimed; or `drop`. And why."""
     if chance >= START:
-        return "more", f"one seed looks better; {next_look(0, most)} more, which count, would keep it with a chance of {chance:.2g}"
+        return "more", f"one seed looks better; {most} more, which count, would keep it with a chance of {chance:.2g}"
     if gain > 0:
         return "promising", f"one seed looks better, by too little to be settled soon (chance {chance:.2g}): build on it, or replicate it"
     return "drop", "its first seed is not better than what it builds on"
