@@ -9,7 +9,7 @@ Runs `CODE/train.py --serve CHECKPOINT` in a process of its own and talks to it 
 What it trusts: nothing. An answer must have the right length, be finite and sum to one (it is renormalised here in fp64 besides). Causality is
 not inspected but withheld: one process is sent prefixes alone, cut where the system's entropy says, in batches of several sizes and orders. Only
 after its end is a second process, in another empty home, sent whole windows. Where the two disagree, the candidate used what it could not have
-had. The last byte of a window is never sent. (Files that both can write could still carry notes: a sandbox around this script closes that.)
+had. The last byte of a window is never sent. LAB_SANDBOX holds the words that start a process without sight of the data or of files to leave notes in.
 
 Exit 0: OUT holds a flat JSON of numbers. Exit 3: refused, stderr says why in one line. Any other exit: the candidate crashed or hung.
 """
@@ -52,7 +52,7 @@ class Refused(Exception):
 def serving(code: Path, checkpoint: Path) -> Iterator[subprocess.Popen]:
     """A serving process of the candidate: an empty home, hardly any environment, ended with its children; nothing may follow its last answer."""
     keep = ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "LAB_STAGE", "LAB_DEVICE")
-    command = [sys.executable, str(code / "train.py"), "--serve", str(checkpoint)]
+    command = json.loads(os.environ.get("LAB_SANDBOX", "[]")) + [sys.executable, str(code / "train.py"), "--serve", str(checkpoint)]
     with tempfile.TemporaryDirectory() as home:
         env = {name: os.environ[name] for name in keep if name in os.environ} | {"HOME": home, "TMPDIR": home}
         process = subprocess.Popen(command, cwd=code, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)

@@ -1,6 +1,6 @@
 """How often each rule for keeping a change is wrong, and what it finds for its GPU time.
 
-    ./just trust                # every table, as text; trust.md, trust.json and trust.png in .demo/trust (about 4 minutes on two cores)
+    ./just trust                # every table, as text; trust.md, trust.json and trust.png in .demo/trust (about 3 minutes on two cores)
     ./just trust --reps 20      # a quick look
 
 Simulated labs on which the truth is known. An idea changes the true quality of the code it is applied to; a run measures that quality with the
@@ -41,9 +41,11 @@ ROOT = 0.008  # the root problem's noise: sd of one run over seeds
 TARGET = 0.05  # of false keeps, on changes that do nothing
 AA_LABS = 10  # of one idea, in every repetition
 AA_RUNS = 100  # of a whole lab in which nothing helps
-STARTS = (0.1, 0.3, 0.5, 0.7, 0.9)
+STARTS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
 TARGETS = (0.05, 0.2)
+STATES = ("met", "not settled", "NOT met")  # of a target, by the 95 % interval
 ROUNDING = 1e-9  # effects closer than this are the same
+DRAWN = ("argmax", "greedy", "mad", "three", "gate")  # in this order, the first broad, as greedy covers it
 COLOURS = {"greedy": "#cf222e", "mad": "#bf8700", "three": "#8250df", "argmax": "#8c959f", "gate": "#0969da"}
 
 
@@ -230,8 +232,8 @@ def gate(world: World, setting: Setting) -> Iterator[None]:
         gain = (value := world.run(code, 0)) - number
         level = stats.level(tested + 1, kept, setting.target)
         chance, _ = stats.screen(value - world.run(world.best, 0), level=level, **question)
-        decision, _ = stats.triage(gain, chance if gain > 0 else 0.0, setting.most)
-        if decision != "drop":
+        decision, _ = stats.triage(gain, chance, setting.most)
+        if gain > 0:
             world.head, number = code, value
         if decision != "more":
             continue
@@ -331,7 +333,8 @@ class Figure:
 
     def text(self, digits: int = 3, percent: bool = False) -> str:
         if percent:
-            return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+            places = 1 if self.high >= 0.01 else 2
+            return f"{100 * self.value:.{places}f} % [{100 * self.low:.{places}f}, {100 * self.high:.{places}f}]"
         return f"{self.value:,.{digits}f} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
 
 
@@ -456,7 +459,7 @@ def plan(trust: Trust) -> Study:
         (landscape, target, start): replace(main[landscape, ROOT, "gate"], target=target, start=start)
         for landscape in LANDSCAPES
         for target in TARGETS
-        for start in STARTS
+        for start in sorted({*STARTS, stats.START})
     }
     worlds = {
         "every idea helps or harms by half the smallest effect": {"ideas": NEAR_ZERO},
@@ -478,7 +481,7 @@ def study(trust: Trust) -> Study:
 
 def tables(found: Study) -> list[Table]:
     trust, figures = found.trust, found.figures
-    made = [_controls(found)]
+    made = [_controls(found), _root(found)]
     for landscape, ideas in LANDSCAPES.items():
         rows = []
         for noise in found.noises:
@@ -564,6 +567,34 @@ def _controls(found: Study) -> Table:
     )
 
 
+def _root(found: Study) -> Table:
+    rows = []
+    for landscape in LANDSCAPES:
+        for rule in RULES:
+            of = found.figures[found.main[landscape, ROOT, rule]]
+            duels = ("", "") if rule == "gate" else (shown(found.duel(landscape, ROOT, rule, name)[1], 2) for name in ("final", "head"))
+            names = shown(of["final"]), *duels, shown(of["flattery"])
+            rows.append(
+                (landscape, rule, *names, *(shown(of[name], percent=True) for name in ("false_keeps", "missed")), shown(of["seconds_a_gain"], 0))
+            )
+    return Table(
+        f"At the root problem's noise, {ROOT:g}; {found.trust.runs} runs of {found.trust.seconds:g} s",
+        (
+            "landscape",
+            "rule",
+            "final true quality",
+            "gate / rule",
+            "what the gate builds on / rule",
+            "claimed - true",
+            "false keeps",
+            "missed gains",
+            "GPU-seconds per validated gain",
+        ),
+        rows,
+        "A stack of ideas that the gate keeps as a whole is one keep and at most one validated gain.",
+    )
+
+
 def _trade(found: Study, landscape: str) -> Table:
     rows = []
     for (world, target, start), setting in found.trade.items():
@@ -589,7 +620,7 @@ def _trade(found: Study, landscape: str) -> Table:
         f"{landscape}: what certainty costs, at noise {ROOT:g}",
         ("target", "START", "final true quality", "of what it builds on", "keeps", "false keeps", "missed gains", "runs spent on evidence"),
         rows,
-        "START: the chance of being kept at the first look from which on an idea gets evidence. Target: the false discovery rate asked for.",
+        "START: the chance of being kept, as its first seed has it, from which on an idea gets evidence. Target: the false discovery rate asked for.",
     )
 
 
@@ -616,7 +647,7 @@ def _robust(found: Study) -> Table:
 
 
 def _state(low: float, high: float) -> str:
-    """Of a target that says: this is at least 0."""
+    """Of a target that says: this is at least 0. One of STATES."""
     return "met" if low >= 0 else "NOT met" if high < 0 else "not settled"
 
 
@@ -637,41 +668,48 @@ def conclusions(found: Study) -> list[str]:
     worst = max(rates, key=lambda name: rates[name].value)
     lines.append(
         f"False discovery rate of at most {100 * found.trust.target:g} %: met in {list(states.values()).count('met')} of {len(states)} worlds"
-        + "".join(
-            f", {state} in: {'; '.join(names)}"
-            for state in ("not settled", "NOT met")
-            if (names := [name for name in states if states[name] == state])
-        )
+        + "".join(f", {state} in: {'; '.join(names)}" for state in STATES[1:] if (names := [name for name in states if states[name] == state]))
         + f". Highest: {rates[worst].text(percent=True)} ({worst})."
     )
     for name, words in (("final", "what the gate claims"), ("head", "what it builds on")):
         for landscape in LANDSCAPES:
-            for noise in found.noises:
-                duels = {rule: found.duel(landscape, noise, rule, name) for rule in RULES if rule != "gate"}
-                parts = []
-                for state in ("met", "not settled", "NOT met"):
-                    those = [
-                        f"{rule} ({f'ratio {part.text(2)}' if part else f'difference {gap.text(3)}'})"
-                        for rule, (gap, part) in duels.items()
-                        if _state(gap.low, gap.high) == state
-                    ]
-                    if those:
-                        parts.append(f"{state} against {', '.join(those)}")
-                lines.append(f"Final true quality of {words} at least equal, {landscape}, noise {at(noise)}: {'; '.join(parts)}.")
+            duels = {rule: found.duel(landscape, ROOT, rule, name) for rule in RULES if rule != "gate"}
+            parts = []
+            for state in STATES:
+                those = [f"{rule} ({_gap(*duel)})" for rule, duel in duels.items() if _state(duel[0].low, duel[0].high) == state]
+                if those:
+                    parts.append(f"{state} against {', '.join(those)}")
+            lines.append(f"Final true quality of {words} at least equal, {landscape}, noise {ROOT:g}: {'; '.join(parts)}.")
+        counts = []
+        for rule in RULES:
+            if rule != "gate":
+                gaps = [found.duel(landscape, noise, rule, name)[0] for landscape in LANDSCAPES for noise in found.noises]
+                states = [_state(gap.low, gap.high) for gap in gaps]
+                counts.append(f"{rule}: {', '.join(f'{state} {states.count(state)}' for state in STATES if state in states)}")
+        lines.append(f"The same at {len(found.noises)} noises in {len(LANDSCAPES)} landscapes, times against each: {'; '.join(counts)}.")
     return [*lines, *(_why(found, landscape) for landscape in LANDSCAPES)]
 
 
+def _gap(difference: Figure, share: Figure | None) -> str:
+    return f"ratio {share.text(2)}" if share else f"difference {difference.text()}"
+
+
 def _why(found: Study, landscape: str) -> str:
+    runs = {rule: found.outcomes[found.main[landscape, ROOT, rule]] for rule in ("gate", "greedy")}
     gate, greedy = (found.figures[found.main[landscape, ROOT, rule]] for rule in ("gate", "greedy"))
+    then = [other.path[min(mine.ideas + 1, len(other.path) - 1)] for mine, other in zip(runs["gate"], runs["greedy"], strict=True)]
+    lag = mean([one.head - quality for one, quality in zip(runs["gate"], then, strict=True)])
+    held = mean([one.head - one.final for one in runs["gate"]])
     tried = {key[1:]: found.figures[setting] for key, setting in found.trade.items() if key[0] == landscape}
     target, start = max(tried, key=lambda key: tried[key]["final"].value)
     most = tried[target, start]
     return (
-        f"What it costs, {landscape}, noise {ROOT:g}: greedy pays nothing for a keep that is false ({greedy['false_keeps'].text(percent=True)} of its keeps), and tries"
-        f" {greedy['ideas'].value:.0f} ideas; the gate pays {gate['evidence'].text(percent=True)} of its runs for evidence, tries {gate['ideas'].value:.0f}, and has"
-        f" {gate['head'].value - gate['final'].value:.3f} in hand that it does not claim yet. Of all settings tried, target {target:g} and START {start:g} certify most:"
-        f" {most['final'].text()} with {shown(most['false_keeps'], percent=True)} false keeps, against greedy's {greedy['final'].text()}, which greedy reports"
-        f" as {greedy['final'].value + greedy['flattery'].value:.3f}."
+        f"What certainty costs, {landscape}, noise {ROOT:g}: greedy tries {greedy['ideas'].value:.0f} ideas, and keeping one that is not better"
+        f" ({greedy['false_keeps'].text(percent=True)} of its keeps) costs it no run. The gate spends {gate['evidence'].text(percent=True)} of its runs on"
+        f" evidence and tries {gate['ideas'].value:.0f}; what it builds on differs by {lag.text()} from what greedy had after as many ideas, and {held.text()}"
+        f" of that it does not claim yet. Of the settings tried, target {target:g} with START {start:g} certifies most: {most['final'].text()}, with"
+        f" {shown(most['false_keeps'], percent=True)} false keeps; greedy comes to {greedy['final'].text()} and reports"
+        f" {greedy['final'].value + greedy['flattery'].value:.3f}."
     )
 
 
@@ -701,15 +739,13 @@ def draw(found: Study, out: Path) -> None:
 
 def _by_noise(found: Study, landscape: str, axes) -> None:
     axes.axvspan(ROOT / 1.12, ROOT * 1.12, color="#d0d7de", alpha=0.6, lw=0)
-    axes.text(
-        ROOT, 0.02, "the root problem", transform=axes.get_xaxis_transform(), rotation=90, ha="center", va="bottom", fontsize=7, color="#57606a"
-    )
-    for place, rule in enumerate(RULES):
+    for place, rule in enumerate(DRAWN):
         _whiskers(axes, found, landscape, rule, "final", 1.03 ** (place - 2), ls="-")
     _whiskers(axes, found, landscape, "gate", "head", 1.03**3, ls=":", mfc="white")
     axes.set_xscale("log")
-    axes.set_xticks(found.noises, [f"{noise:g}" for noise in found.noises])
+    axes.set_xticks(found.noises, [f"{noise:g}\nroot problem" if noise == ROOT else f"{noise:g}" for noise in found.noises])
     axes.minorticks_off()
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("noise (sd of a run over seeds, val_bpb)")
     axes.set_ylabel("final true quality (val_bpb gained)")
     axes.set_title(f"{landscape}: {100 * LANDSCAPES[landscape].help:.0f} % of the ideas help", loc="left", fontsize=10, fontweight="bold")
@@ -723,22 +759,51 @@ def _whiskers(axes, found: Study, landscape: str, rule: str, name: str, shift: f
 
 
 def _by_run(found: Study, landscape: str, axes) -> None:
-    for rule in RULES:
+    for rule in DRAWN:
         paths = np.stack(column(found.outcomes[found.main[landscape, ROOT, rule]], "path"))
-        axes.plot(np.arange(paths.shape[1]), paths.mean(0), color=COLOURS[rule], lw=1.7)
+        axes.plot(np.arange(paths.shape[1]), paths.mean(0), color=COLOURS[rule], lw=4 if rule == DRAWN[0] else 1.7)
     heads = np.stack(column(found.outcomes[found.main[landscape, ROOT, "gate"]], "heads"))
     axes.plot(np.arange(heads.shape[1]), heads.mean(0), color=COLOURS["gate"], lw=1.7, ls=":")
-    axes.set_xlabel(f"runs spent (of {found.trust.seconds:g} s)")
-    axes.set_ylabel("true quality (mean)")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"runs spent, {found.trust.seconds:g} s each")
+    axes.set_ylabel("true quality, mean of all labs")
     axes.set_title(f"over the runs, at noise {ROOT:g}", loc="left", fontsize=10)
 
 
 def _trade_off(found: Study, landscape: str, axes) -> None:
-    for target, style in zip(TARGETS, ("-", "--"), strict=True):
-        of = [found.figures[found.trade[landscape, target, start]] for start in STARTS]
-        shares = [100 * one["false_keeps"].value if one["false_keeps"] else 0.0 for one in of]
-        axes.plot(shares, [one["final"].value for one in of], color=COLOURS["gate"], lw=1.2, marker="o", ms=4, ls=style)
+    for target, shade in zip(TARGETS, (COLOURS["gate"], "#0a3069"), strict=True):
+        starts = [start for world, aim, start in found.trade if (world, aim) == (landscape, target)]
+        settings = [found.trade[landscape, target, start] for start in starts]
+        of = [found.figures[one] for one in settings]
+        keeps, false = (sum(sum(column(found.outcomes[one], name)) for one in settings) for name in ("keeps", "false"))
+        words = f"gate, target {target:g}: {100 * false / keeps:.1f} % of keeps false" if keeps else f"gate, target {target:g}: nothing kept"
+        paid = _point(axes, of, color=shade, lw=1.2, marker="o", ms=4, label=words)
+        axes.plot(paid, [one["head"].value for one in of], color=shade, lw=1.2, marker="o", mfc="white", ms=4, ls=":")
+        for place in (0, -1) if target == TARGETS[0] else ():
+            spot = (paid[place], of[place]["final"].low)
+            axes.annotate(
+                f"START {starts[place]:g}", spot, xytext=(0, -3), textcoords="offset points", fontsize=6, ha="center", va="top", color=shade
+            )
+    for rule in ("greedy", "mad"):
+        one = found.figures[found.main[landscape, ROOT, rule]]
+        words = f"{rule}: {shown(one['false_keeps'], percent=True).split(' [')[0]} of keeps false"
+        _point(axes, [one], color=COLOURS[rule], ls="", marker="D", ms=5, label=words)
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.1)
+    axes.set_xlim(left=-1)
+    axes.set_xlabel("runs spent on more than an idea's first (%)")
+    axes.set_ylabel("final true quality")
+    axes.legend(fontsize=7, loc="lower left", frameon=False)
     axes.set_title(f"what certainty costs, at noise {ROOT:g}", loc="left", fontsize=10)
+
+
+def _point(axes, of: list[dict[str, Figure | None]], **style) -> list[float]:
+    """Draw final quality against the share of runs spent on evidence, in percent, which is returned."""
+    paid, finals = [100 * one["evidence"].value for one in of], [one["final"] for one in of]
+    spread = [[one.value - one.low for one in finals], [one.high - one.value for one in finals]]
+    axes.errorbar(paid, [one.value for one in finals], yerr=spread, elinewidth=0.8, **style)
+    return paid
 
 
 def main(trust: Trust) -> None:

@@ -1,7 +1,7 @@
 """The lab's main job, from idea files to verdicts, on whatever this machine has: `./just demo`.
 
-Makes a fresh lab in .demo/, with a pueue daemon of its own, measures the baseline over three seeds and three ideas
-(examples/demo/*.md with their patches) over the same seeds, of which the lab queues some itself, and shows what came out. Nothing is scripted but the patches.
+Makes a fresh lab in .demo/, with a pueue daemon of its own, measures the baseline over three seeds and three ideas (examples/demo/*.md with
+their patches), lets the lab queue the further seeds it wants, and shows what came out. Nothing is scripted but the patches.
 """
 
 import json
@@ -22,6 +22,7 @@ from loguru import logger
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LAB = str(Path(sys.executable).with_name("lab"))
+WHOLE = "no-short-conv"
 PUEUE_CONFIG = """\
 shared:
   pueue_directory: {dir}
@@ -56,7 +57,7 @@ def git(where: Path, *args: str) -> None:
     subprocess.run(["git", *args], cwd=where, check=True, stdout=subprocess.DEVNULL)
 
 
-def watch(where: Path, total: int) -> None:
+def watch(where: Path) -> None:
     """Print every row as it comes in, and on a terminal the live state, until nothing runs or waits."""
     seen, live = 0, sys.stdout.isatty()
     start = "\r" if live else ""
@@ -66,9 +67,7 @@ def watch(where: Path, total: int) -> None:
         for row in rows[seen:]:
             cells = row.split("\t")
             print(
-                f"{start}  [{seen + 1:>2}/{total}] {cells[2]:<14} seed {cells[6]}  {cells[9]:<6} {cells[7]} {cells[8]:<10.10} {cells[10]} s".ljust(
-                    78
-                ),
+                f"{start}  [{seen + 1:>2}] {cells[2]:<14} seed {cells[6]}  {cells[9]:<6} {cells[7]} {cells[8]:<10.10} {cells[10]} s".ljust(78),
                 flush=True,
             )
             seen += 1
@@ -108,10 +107,12 @@ def main(demo: Demo) -> None:
             tree = where / "5_worktrees" / slug
             git(tree, "apply", str(idea.with_suffix(".patch")))
             git(tree, "commit", "-qam", f"exp({slug}): the patch of examples/demo")
-            # The first idea as the daily work goes: one seed screens it, and the lab queues the rest by itself if that looks better.
-            lab(where, "queue", slug, "--seeds", str(1 if idea == ideas[0] else demo.seeds), "--stage", demo.stage)
+            # As the daily work goes, one seed screens an idea, and the lab queues the rest by itself if that looks better. One of them is
+            # asked about with all seeds at once, so that a harm gets its verdict too.
+            seeds = demo.seeds if slug == WHOLE else 1
+            lab(where, "queue", slug, "--seeds", str(seeds), "--stage", demo.stage)
         print(flush=True)
-        watch(where, demo.seeds * (1 + len(ideas)))
+        watch(where)
         lab(where, "results")
         verdicts = [json.loads(lab(where, "verdict", idea.stem, "--stage", demo.stage, "--json", capture=True))["verdict"] for idea in ideas]
         for idea in ideas:

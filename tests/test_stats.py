@@ -308,12 +308,12 @@ def near(rate: float, draws: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("floor_seeds", [3, 8])
-@pytest.mark.parametrize("gain", [1.0, 4.0, 9.0])
+@pytest.mark.parametrize("gain", [0.1, 1.5, 4.0])
 def test_the_chance_after_the_screening_seed_is_that_of_the_flat_prior(gain, floor_seeds):
     better, harmless = stats.screen(gain, floor=Floor(1.0, floor_seeds), smallest_effect=0.8, level=0.05, most=MOST)
     prior, sd = min(floor_seeds - 1, 3), math.sqrt(2)
-    means = flat_prior(gain, 1, 2, sd, prior)
-    significant = scipy_stats.t.isf(0.05 * 2 / 8, prior + 1) * sd / math.sqrt(2)
+    means = flat_prior(gain, 1, MOST, sd, prior)
+    significant = scipy_stats.t.isf(0.05 * 3 / 8, prior + MOST - 1) * sd / math.sqrt(MOST)
     assert near(better, means >= max(0.8, significant)) and near(harmless, means + 0.8 >= significant)
     assert 0.02 < better < 0.98
 
@@ -381,7 +381,12 @@ def test_half_width_is_students(count):
 
 @pytest.mark.parametrize(
     ("gain", "chance", "decision", "why"),
-    [(0.3, 0.5, "more", "2 more"), (0.3, 0.49, "promising", "build on it"), (0.0, 0.3, "drop", "not better"), (-0.3, 0.0, "drop", "not better")],
+    [
+        (0.3, stats.START, "more", "would keep it"),
+        (0.3, stats.START - 0.01, "promising", "build on it"),
+        (0.0, 0.3, "drop", "not better"),
+        (-0.3, 0.0, "drop", "not better"),
+    ],
 )
 def test_triage(gain, chance, decision, why):
     found, said = stats.triage(gain, chance, MOST)

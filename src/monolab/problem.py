@@ -37,6 +37,7 @@ class Problem:
     )
     false_keeps: float = 0.05  # the share of false keeps among all keeps that the gate stays below
     controls: float = 0.0  # one control experiment is queued for every so many ideas: 0.1 is one for ten
+    require_sandbox: bool = False  # refuse to run a candidate that cannot be isolated
     scorer: tuple[str, ...] = ("eval.py",)  # the scorer's files, FROZEN, all that its process is given
     grace_seconds: float = 10.0  # between TERM and KILL
     score_seconds: float = 600.0  # the scorer's own limit
@@ -92,6 +93,8 @@ def load(lab: Lab) -> Problem:
         raise LabError(f"program.md: direction is {values['direction']!r}", hint="lower or higher")
     if not isinstance(values["metric"], str):
         raise LabError(f"program.md: metric is {values['metric']!r}", hint="the name under which the scorer writes it")
+    if not isinstance(values.get("require_sandbox", False), bool):
+        raise LabError(f"program.md: `require_sandbox` is {values['require_sandbox']!r}", hint="true or false")
     scorer = values.get("scorer", ["eval.py"])
     if not isinstance(scorer, list) or not scorer or not all(isinstance(name, str) for name in scorer):
         raise LabError(f"program.md: `scorer` is {scorer!r}", hint="scorer: [eval.py]")

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from loguru import logger
 
-from monolab import backlog, conditions, dataset, device, guard, receipts, results, settle, snapshot, supervise
+from monolab import backlog, conditions, dataset, device, guard, receipts, results, sandbox, settle, snapshot, supervise
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import Lab
@@ -33,6 +33,8 @@ PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_HOME")
 def preflight(lab: Lab, problem: Problem, request: Request) -> list[str]:
     """What must hold before a run may start. Returns flags for its receipt; raises LabError naming the fix."""
     problem.stage(request.stage)
+    if problem.require_sandbox and sandbox.probe().kind == "none":
+        raise LabError(f"program.md requires a sandbox, and there is none: {sandbox.probe().reason}", hint="apt install bubblewrap")
     wrong, flags = guard.run_start(lab, problem, request.commit)
     if wrong:
         raise LabError("; ".join(wrong), hint="git checkout -- FILE, or META_MODE=1 and a commit if you are the human and mean it")
@@ -152,7 +154,7 @@ def _locked(lab: Lab, problem: Problem, request: Request, machine: device.Device
         "data_sha": dataset.data_sha(lab),
         "env_sha": conditions.environment_sha(),
         "hardware": machine.hardware,
-        "isolation": "none",  # the candidate shares the user's account: what it may read is not yet restricted
+        "isolation": sandbox.probe().name,
     }
     _tell(folder / "started.json", **facts)
     try:
@@ -191,7 +193,7 @@ def _measure(lab: Lab, problem: Problem, request: Request, machine: device.Devic
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     limit = problem.stage(request.stage).seconds(machine.kind)
-    trained = train(folder, lab.data / "train", machine, problem, request.stage, request.seed, request.args, held)
+    trained = train(lab, folder, machine, problem, request.stage, request.seed, request.args, held)
     measured = {
         "status": trained.status,
         "train_seconds": round(trained.seconds, 2),
@@ -202,12 +204,15 @@ def _measure(lab: Lab, problem: Problem, request: Request, machine: device.Devic
     }
     if trained.status != "ok":
         return measured | {"reason": _why(trained, "train.py", limit, problem.memory_gb), "log_tail": trained.tail[-TAIL:]}
+    if strange := next((path for path in checkpoint.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())), None):
+        why = f"the checkpoint holds {strange.name}, which is a link or no file: what it leads to was not trained here"
+        return measured | {"status": "invalid", "reason": why, "log_tail": trained.tail[-TAIL:]}
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "progress.json")
     if not files:
         return measured | {"status": "crash", "reason": "train.py ended without writing a checkpoint", "log_tail": trained.tail[-TAIL:]}
     measured["checkpoint_sha"] = conditions.files_sha(checkpoint, files)
 
-    scored, metrics = score(folder, lab.data / "val", machine, problem, request.stage, held)
+    scored, metrics = score(lab, folder, machine, problem, request.stage, held)
     measured["score_seconds"] = round(scored.seconds, 2)
     if scored.status == "crash" and scored.returncode == REFUSED:
         return measured | {"status": "invalid", "reason": f"refused by the scorer: {_last_line(scored.tail)}", "log_tail": scored.tail[-TAIL:]}
@@ -224,14 +229,23 @@ def _measure(lab: Lab, problem: Problem, request: Request, machine: device.Devic
 
 
 def train(
-    folder: Path, data: Path, machine: device.Device, problem: Problem, stage: str, seed: int, args: tuple[str, ...], held: int | None = None
+    lab: Lab, folder: Path, machine: device.Device, problem: Problem, stage: str, seed: int, args: tuple[str, ...], held: int | None = None
 ) -> Outcome:
-    """Run the candidate's train.py in `folder/code`, which leaves its model in `folder/checkpoint`."""
+    """Run the candidate's train.py in `folder/code`, which leaves its model in `folder/checkpoint`; isolated where this machine can."""
+    data, scratch = lab.data / "train", folder / "scratch" / "train"
+    env = child_env(scratch, machine, stage)
     command = [sys.executable, "train.py", "--stage", stage, "--seed", str(seed), "--data", str(data), "--out", str(folder / "checkpoint"), *args]
     return supervise.run(
-        command,
+        sandbox.command(
+            command,
+            cwd=folder / "code",
+            read_only=[folder / "code", data],
+            writable=[scratch, folder / "checkpoint"],
+            hidden=_hidden(lab),
+            gpu=machine.kind == "gpu",
+        ),
         cwd=folder / "code",
-        env=child_env(folder / "scratch" / "train", machine, stage),
+        env=env,
         log=folder / "train.log",
         limits=_limits(problem, machine, problem.stage(stage).seconds(machine.kind)),
         echo=sys.stdout.buffer,
@@ -240,13 +254,22 @@ def train(
     )
 
 
-def score(folder: Path, data: Path, machine: device.Device, problem: Problem, stage: str, held: int | None = None) -> tuple[Outcome, dict | str]:
-    """Run the scorer in `folder/scorer` on `folder/checkpoint`; returns its outcome and the metrics, or why they are not usable."""
-    out = folder / "metrics.json"
+def _hidden(lab: Lab) -> list[Path]:
+    """What no candidate may see, whatever it needs."""
+    return [lab.root, lab.data / "val", lab.data / "test", Path.home()]
+
+
+def score(lab: Lab, folder: Path, machine: device.Device, problem: Problem, stage: str, held: int | None = None) -> tuple[Outcome, dict | str]:
+    """Run the scorer in `folder/scorer` on `folder/checkpoint`; returns its outcome and the metrics, or why they are not usable.
+
+    The scorer sees the held-out data. A process of the candidate that it starts must not: LAB_SANDBOX holds the words to start it with.
+    """
+    out, code, checkpoint = folder / "metrics.json", folder / "code", folder / "checkpoint"
+    served = sandbox.command([], cwd=code, read_only=[code, checkpoint], hidden=_hidden(lab), gpu=machine.kind == "gpu")
     outcome = supervise.run(
-        [sys.executable, "eval.py", str(folder / "checkpoint"), str(data), str(out), str(folder / "code")],
+        [sys.executable, "eval.py", str(checkpoint), str(lab.data / "val"), str(out), str(code)],
         cwd=folder / "scorer",
-        env=child_env(folder / "scratch" / "score", machine, stage),
+        env=child_env(folder / "scratch" / "score", machine, stage) | {"LAB_SANDBOX": json.dumps(served)},
         log=folder / "score.log",
         limits=_limits(problem, machine, problem.score_seconds),
         echo=sys.stdout.buffer,
@@ -281,7 +304,9 @@ def _why(outcome: Outcome, who: str, seconds: float, memory_gb: float) -> str:
         return f"{who} ran out of memory (peak {outcome.peak_gb:.2f} GiB, limit {memory_gb:g})"
     if outcome.status == "killed":
         return f"{who} was stopped by a signal to the run"
-    return f"{who} ended with exit code {outcome.returncode}: {_last_line(outcome.tail)}"
+    number = -outcome.returncode if outcome.returncode < 0 else outcome.returncode - 128  # a sandbox reports a signal as a shell does
+    ended = f"was ended by {signal.Signals(number).name}" if number in set(signal.Signals) else f"ended with exit code {outcome.returncode}"
+    return f"{who} {ended}: {_last_line(outcome.tail)}"
 
 
 def _last_line(text: str) -> str:
@@ -324,10 +349,10 @@ def smoke(lab: Lab, tree: Path, args: tuple[str, ...]) -> dict:
         snapshot.export(lab, snap.code_sha, folder / "code")
         conditions.export_scorer(lab, problem, folder / "scorer")
         limit = problem.stage("smoke").seconds("cpu")
-        outcome = train(folder, lab.data / "train", machine, problem, "smoke", 0, args)
+        outcome = train(lab, folder, machine, problem, "smoke", 0, args)
         if outcome.status != "ok":
             raise LabError(f"smoke failed: {_why(outcome, 'train.py', limit, problem.memory_gb)}", hint="the log is above")
-        outcome, metrics = score(folder, lab.data / "val", machine, problem, "smoke")
+        outcome, metrics = score(lab, folder, machine, problem, "smoke")
         if outcome.status != "ok":
             raise LabError(f"smoke failed: {_why(outcome, 'the scorer', problem.score_seconds, problem.memory_gb)}", hint="the log is above")
         if isinstance(metrics, str):

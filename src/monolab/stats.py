@@ -10,7 +10,8 @@ keep the level, however the looks depend on each other and whenever one stops. T
 
 Few seeds: two or three differences say little about their own spread, so it is moderated by what the baseline's seeds say (Smyth 2004): the
 variance is pooled with twice the floor's, which counts for at most PRIOR degrees of freedom, and is never below the differences' own.
-A candidate half as noisy again as the baseline is still held to its level, one twice as noisy to within a factor of two (tests/test_stats.py).
+A candidate half as noisy again as the baseline exceeds its level by at most a third, one twice as noisy about doubles it (levels down to 1e-4, noise
+that seeds do not share; less where pairing helps: tests/test_stats.py).
 
 Trying many ideas: `level` is LORD++ (Ramdas et al. 2017; asynchronous as in Zrnic, Ramdas and Jordan 2021), which keeps the expected share of
 false keeps among all keeps below its target.
@@ -57,13 +58,19 @@ class Comparison:
 
 
 def noise_floor(values: Sequence[float]) -> Floor:
-    """The spread over the seeds of one code. Raises ValueError for fewer than three, and where they do not spread at all."""
+    """The spread over the seeds of one code. Raises ValueError for fewer than three, for what is no number, and where they do not spread at all."""
+    _require_finite(values)
     if len(values) < 3:
         raise ValueError(f"{len(values)} seeds, a noise floor needs 3")
     sd = statistics.stdev(values)
     if sd == 0:
         raise ValueError(f"{len(values)} seeds gave one and the same value: the seed changes nothing, so there is no noise to judge by")
     return Floor(sd, len(values))
+
+
+def _require_finite(values: Sequence[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{list(values)} are not all numbers")
 
 
 def next_look(seeds: int, most: int) -> int:
@@ -95,16 +102,17 @@ def compare(
     how many seeds the look before this one took, 0 where there was none. With gains counted in the claimed direction:
     supported: no gain is rejected at what is left of the level, and the mean reaches `smallest_effect`.
     refuted: the whole interval is below `smallest_effect`, so that an effect worth finding is excluded.
-    Otherwise, and always with fewer than two shared seeds: inconclusive.
+    Otherwise, and always with fewer than two shared seeds: inconclusive. Raises ValueError for values that are no numbers.
     """
     seeds = tuple(sorted(candidate.keys() & reference.keys()))[:most]
     if not seeds:
         return Comparison("inconclusive", "no seed was measured on both sides", claim, (), None, None, None, None, None, None, False, 1.0, 1.0)
     differences = [candidate[seed] - reference[seed] for seed in seeds]
+    _require_finite(differences)
     n, effect = len(seeds), statistics.fmean(differences)
     gain = claim * effect
     sd, df = _spread(differences, floor)
-    bars = _bar(smallest_effect, most, df + most - n, sd, level * share(most, _look_before(n, most), most))
+    bars = _bar(smallest_effect, most, df + most - n, sd, level * _last_share(n, most))
     promise, spared = (_reach(gain, n, sd, df, bar, most) for bar in bars)
     if n == 1:
         why = f"one seed settles nothing (the baseline alone spreads by {floor.sd:.2g} from seed to seed)"
@@ -132,14 +140,14 @@ def compare(
 def screen(gain: float, *, floor: Floor, smallest_effect: float, level: float, most: int) -> tuple[float, float]:
     """The chance that what one seed saw gain so much is kept by the last seed, as better and as harmless. Predictive, from a flat prior."""
     df, sd = min(floor.seeds - 1, PRIOR), math.sqrt(2) * floor.sd
-    bars = _bar(smallest_effect, most, df + most - 1, sd, level * share(most, _look_before(0, most), most))
+    bars = _bar(smallest_effect, most, df + most - 1, sd, level * _last_share(0, most))
     return tuple(_tail(df, (bar - gain) / (sd * math.sqrt(1 + 1 / most))) for bar in bars)
 
 
 def triage(gain: float, chance: float, most: int) -> tuple[str, str]:
     """What follows from the screening seed: `more` seeds, as evidence; `promising`, to be built on but not claimed; or `drop`. And why."""
     if chance >= START:
-        return "more", f"one seed looks better; {most} more, which count, would keep it with a chance of {chance:.2g}"
+        return "more", f"one seed looks better than the anchor; {most} more, which count, would keep it with a chance of {chance:.2g}"
     if gain > 0:
         return "promising", f"one seed looks better, by too little to be settled soon (chance {chance:.2g}): build on it, or replicate it"
     return "drop", "its first seed is not better than what it builds on"
@@ -179,7 +187,7 @@ def half_width(differences: Sequence[float]) -> float | None:
 def settled_by(found: Comparison, *, floor: Floor, smallest_effect: float, level: float, most: int) -> int | None:
     """How many seeds would support or refute the claim if the estimate and its spread stayed as they are; None for over a thousand."""
     gain, n = found.claim * found.effect, len(found.seeds)
-    last = share(most, _look_before(min(n, most - 1), most), most)
+    last = _last_share(n, most)
     for seeds in range(max(n, 2), 1001):
         df, error = min(floor.seeds - 1, PRIOR) + seeds - 1, found.sd / math.sqrt(seeds)
         if (
@@ -198,11 +206,12 @@ def _spread(differences: list[float], floor: Floor) -> tuple[float, int]:
     return math.sqrt(max(pooled, variance)), prior + own
 
 
-def _look_before(seeds: int, most: int) -> int:
-    """The look before the last one, on the way from `seeds` to `most`."""
-    while (following := next_look(seeds, most)) < most:
-        seeds = following
-    return seeds if seeds < most else most - 1
+def _last_share(seeds: int, most: int) -> float:
+    """What the last look may spend, on the way there from a look at `seeds`; from the start, where that was none or the last one itself."""
+    before = seeds if 1 < seeds < most else 0
+    while (following := next_look(before, most)) < most:
+        before = following
+    return share(most, before, most)
 
 
 def _bar(smallest_effect: float, n: int, df: int, sd: float, allowed: float) -> tuple[float, float]:

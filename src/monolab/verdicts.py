@@ -394,7 +394,8 @@ def _gate(
     elif not seeds:
         bars = stats.screen(sign * (ours[screen] - theirs[screen]), **question)
         chance = max(bars) if simpler else bars[0]
-        decision, why = stats.triage(sign * (ours[screen] - against.values.get(screen, theirs[screen])), chance, most)
+        gain = sign * (ours[screen] - against.values.get(screen, theirs[screen]))
+        decision, why = stats.triage(gain, bars[0], most)
         if simpler and decision != "more" and bars[1] >= stats.START:
             decision, why = "more", "it removes code, and does not look worse"
     else:
