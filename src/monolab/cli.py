@@ -228,7 +228,7 @@ def best(*, stage: str | None = None, json: bool = False) -> None:
     if json:
         _print_json(found)
         return
-    print(f"{found['idea']}: {found['metric']} {found['mean']:.6g} (mean over seeds, {found['stage']})")
+    print(f"{found['idea']}: {found['metric']} {found['mean']:.6g} (mean over the seeds that count, {found['stage']})")
     for depth, step in enumerate(found["lineage"]):
         over = f" (with {', '.join(step['through'])})" if step["through"] else ""
         span = "" if step["low"] is None else f" {number(step['effect'])} [{number(step['low'])}, {number(step['high'])}] {step['decision']}"

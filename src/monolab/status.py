@@ -28,6 +28,7 @@ def facts(lab: Lab) -> dict:
 
     running = _running(lab, subject, machine, held) if held and held.get("lab") == str(lab.root) else None
     stage = rows[-1].stage if rows else "explore"
+    last = receipts.receipt(lab, rows[-1].run_id) if rows else None
     base, past = verdicts.arm(lab, rows, BASELINE, stage), verdicts.records(lab)
     try:
         floor, no_floor = base and base.floor, ""
@@ -42,6 +43,7 @@ def facts(lab: Lab) -> dict:
         "metric": subject.metric,
         "direction": subject.direction,
         "device": {"name": machine.name, "hardware": machine.hardware, "busy": held is not None, "holder": held},
+        "isolation": last.isolation if last else None,  # of the last run
         "daemon": answers,
         "paused": sorted({task.group for task in tasks.values() if groups[task.group].status != "Running"}),
         "running": running,
@@ -129,7 +131,15 @@ def text(known: dict) -> str:
     """The screen."""
     lines = []
     machine, running = known["device"], known["running"]
-    lines.append(f"device   {machine['name']} ({machine['hardware']}): {'busy' if machine['busy'] else 'idle'}")
+    isolation = known["isolation"]
+    apart = (
+        ""
+        if isolation is None
+        else "; NOT ISOLATED: candidates can read the disk"
+        if isolation == "none"
+        else f"; candidates isolated by {isolation}"
+    )
+    lines.append(f"device   {machine['name']} ({machine['hardware']}): {'busy' if machine['busy'] else 'idle'}{apart}")
     if running:
         progress = running["progress"]
         step = f"step {progress['step']}/{progress['steps']}, loss {progress['loss']:.4f}, " if progress else ""

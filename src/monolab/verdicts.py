@@ -103,7 +103,7 @@ class Verdict:
     high: float | None
     seeds: tuple[int, ...]
     floor: float
-    mean: float | None
+    mean: float | None  # of the candidate, over the seeds that are evidence
     against_mean: float | None
     failures: dict[str, int]
     confounds: tuple[str, ...]
@@ -340,7 +340,7 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
         high=compared.high,
         seeds=compared.seeds,
         floor=floors[0].sd,
-        mean=statistics.fmean(mine.values.values()) if mine.values else None,
+        mean=_mean(mine, screen),
         against_mean=statistics.fmean(against.values.values()) if against.values else None,
         failures=dict(failures),
         confounds=(*_confounds(mine, against), *([changed] if changed else [])),
@@ -360,6 +360,13 @@ def _compare(mine: Arm, other: Arm, screen: int | None, claim: int, looks: list[
         ours = {seed: ours[seed] for seed in evidence}
     n = min(len(ours.keys() & theirs.keys()), question["most"])
     return stats.compare(ours, theirs, claim=claim, before=max((len(seeds) for seeds in looks if 1 < len(seeds) < n), default=0), **question)
+
+
+def _mean(mine: Arm, screen: int | None) -> float | None:
+    """Over the seeds that are evidence: the one that an idea was chosen by flatters it."""
+    values = mine.values
+    evidence = [value for seed, value in values.items() if seed % CONTROL_SEEDS != screen] or list(values.values())
+    return statistics.fmean(evidence) if evidence else None
 
 
 def paired(mine: Arm, other: Arm) -> tuple[dict[int, float], dict[int, float]]:
