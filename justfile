@@ -124,6 +124,16 @@ check *args:
 data *args:
     @exec {{ lab }} data "$@"
 
+# Re-derive a run from its receipt and score its checkpoint again: RUN | --all [--sample N]
+[group('lab'), no-cd]
+audit *args:
+    @exec {{ lab }} audit "$@"
+
+# Train a run again, and say whether its number comes out again: RUN
+[group('lab'), no-cd]
+reproduce *args:
+    @exec {{ lab }} reproduce "$@"
+
 # Rebuild results.tsv from the runs' receipts
 [group('lab'), no-cd]
 rebuild *args:

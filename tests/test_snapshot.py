@@ -84,7 +84,7 @@ def test_what_git_refuses_is_an_error_with_gits_words(lab_repo, tmp_path):
     lab = lab_repo()
     taken = snapshot.take(lab.root)
     with pytest.raises(LabError, match="git update-ref in"):
-        snapshot.keep(lab, "a..b", taken.commit)
+        snapshot.keep(lab, "a..b", taken.commit, taken.code_sha)
     with pytest.raises(LabError, match=f"git read-tree in .*{'0' * 39}1"):
         snapshot.export(lab, "0" * 39 + "1", tmp_path / "code")
     (lab.root / ".git" / "index").write_bytes(b"damaged")
@@ -128,7 +128,7 @@ def test_a_commit_that_a_clone_does_not_have_comes_with_the_command_that_fetches
     lab = lab_repo()
     (lab.root / "extra.py").write_text("x = 1\n")
     taken = snapshot.take(lab.root)
-    snapshot.keep(lab, "r1", taken.commit)
+    snapshot.keep(lab, "r1", taken.commit, taken.code_sha)
     git(tmp_path, "clone", "--quiet", f"file://{lab.root}", "clone")  # by file://, else all objects come along
     clone = type(lab)(tmp_path / "clone")
     for ask in (lambda: snapshot.changed(clone, "HEAD", taken.commit), lambda: snapshot.fork_point(clone, taken.commit)):
@@ -138,3 +138,15 @@ def test_a_commit_that_a_clone_does_not_have_comes_with_the_command_that_fetches
     git(clone.root, "fetch", "--quiet", "origin", "refs/lab/runs/*:refs/lab/runs/*")
     assert "+x = 1" in snapshot.changed(clone, "HEAD", taken.commit)
     assert snapshot.fork_point(clone, taken.commit) == taken.head
+
+
+def test_what_was_tried_survives_a_garbage_collection(lab_repo):
+    lab = lab_repo()
+    (lab.root / "extra.py").write_text("x = 1\n")
+    taken = snapshot.take(lab.root)
+    snapshot.keep(lab, "r1", taken.commit, taken.code_sha)
+    (lab.root / "extra.py").unlink()
+    git(lab.root, "reflog", "expire", "--expire=now", "--all")
+    git(lab.root, "gc", "--quiet", "--prune=now")
+    snapshot.export(lab, taken.code_sha, lab.root.parent / "again")
+    assert (lab.root.parent / "again" / "extra.py").read_text() == "x = 1\n"

@@ -278,6 +278,43 @@ def plot(*, stage: str = "explore", out: Path = Path("9_reports/effects.png")) -
     print(plots.effects(lab, stage, out if out.is_absolute() else lab.root / out))
 
 
+def audit(run: str | None = None, /, *, all: bool = False, sample: int | None = None, json: bool = False) -> None:
+    """Re-derive RUN from its receipt, and score its checkpoint again; --all for the whole lab, of which --sample N are scored again."""
+    from dataclasses import asdict
+
+    from monolab import audit as audits
+    from monolab import receipts
+
+    lab = paths.find()
+    if all == (run is not None):
+        raise LabError("which run?", hint="lab audit RUN, or: lab audit --all --sample 5")
+    if all:
+        whole = audits.audit_all(lab, sample)
+        _print_json(asdict(whole)) if json else print(audits.text_of_all(whole))
+        wrong = bool(whole.wrong)
+    else:
+        run_id = receipts.resolve(lab, run)
+        found = audits.audit(lab, run_id)
+        _print_json([asdict(one) for one in found]) if json else print(audits.text(run_id, found))
+        wrong = any(one.ok is False for one in found)
+    if wrong:
+        raise SystemExit(1)
+
+
+def reproduce(run: str, /, *, json: bool = False) -> None:
+    """Train RUN's snapshot again with its seed, and say whether the number is the same, or within the noise floor. No row is written."""
+    from dataclasses import asdict
+
+    from monolab import audit as audits
+    from monolab import receipts
+
+    lab = paths.find()
+    found = audits.reproduce(lab, receipts.resolve(lab, run))
+    _print_json(asdict(found)) if json else print(found.what)
+    if found.ok is False:
+        raise SystemExit(1)
+
+
 def rebuild() -> None:
     """Write results.tsv anew from the receipts."""
     from monolab import results as rows
@@ -341,7 +378,7 @@ GROUPS: dict[str, dict[str, Callable]] = {
         "analyse": analyse,
     },
     "steer": {"cancel": cancel, "diff": diff, "report": report},
-    "lab": {"init": init, "check": check, "data": data, "rebuild": rebuild, "guard": guard, "run": run},
+    "lab": {"init": init, "check": check, "data": data, "audit": audit, "reproduce": reproduce, "rebuild": rebuild, "guard": guard, "run": run},
 }
 COMMANDS = {name: function for group in GROUPS.values() for name, function in group.items()}
 

@@ -27,7 +27,7 @@ def prepare() -> str:
 def write(lab: Lab, requests: list[Request]) -> None:
     """Give every request its folder, and pin its code."""
     for request in requests:
-        snapshot.keep(lab, request.run_id, request.commit)
+        snapshot.keep(lab, request.run_id, request.commit, request.code_sha)
         receipts.write_request(lab, request)
 
 

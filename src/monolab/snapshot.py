@@ -13,6 +13,7 @@ from monolab.errors import LabError
 from monolab.paths import NOT_CODE, RECORDS, Lab
 
 REF = "refs/lab/runs/"
+CODE = "refs/lab/code/"  # a tree is part of no commit of ours: a snapshot's also holds the lab's own files
 FETCH = f"git fetch origin '{REF}*:{REF}*'"  # a clone has branches only
 UNTRACKED_MB = 50.0  # untracked files above this are data, not code
 LINKS = 40  # that are followed one after the other, as Linux does
@@ -173,10 +174,11 @@ def _commit(repo, tree: str, head) -> str:
         return repo.git.commit_tree(tree, "-p", head.hexsha, "-m", "snapshot of the working tree, taken by the lab")
 
 
-def keep(lab: Lab, run_id: str, commit: str) -> None:
-    """Pin `commit` under `refs/lab/runs/`, so that what was tried is never collected, whatever happens to the branch."""
+def keep(lab: Lab, run_id: str, commit: str, code_sha: str) -> None:
+    """Pin what was tried, the commit under `refs/lab/runs/` and the tree of its code beside it, so that git never collects it, whatever happens to the branch."""
     with _repo(lab.root) as repo:
         repo.git.update_ref(REF + run_id, commit)
+        repo.git.update_ref(CODE + code_sha, code_sha)
 
 
 def forget(lab: Lab, run_id: str) -> None:
