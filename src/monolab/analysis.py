@@ -6,6 +6,7 @@ hypothesis or kill rule names was declared, and is marked so.
 
 import json
 import os
+import re
 import statistics
 from dataclasses import asdict, dataclass
 
@@ -53,12 +54,13 @@ def analyse(lab: Lab, idea: str, stage: str, metric: str, seeds: tuple[int, ...]
     verdict = verdicts.judge(lab, subject, results.load(lab), idea, stage)
     mine, theirs = ([receipts.receipt(lab, run_id) for run_id in runs] for runs in (verdict.runs, verdict.against_runs))
     ours, others = ({one.seed: one.metrics[metric] for one in several if metric in one.metrics} for several in (mine, theirs))
-    shared = sorted(ours.keys() & others.keys())
-    if not shared:
+    measured = sorted(ours.keys() & others.keys())
+    shared = [seed for seed in measured if seed != verdict.gate.screen] or measured  # the one it was chosen by flatters it
+    if not measured:
         known = sorted({name for one in mine for name in one.metrics})
         raise LabError(f"{metric!r} was not measured on a seed that {idea} and {verdict.against} share", hint=f"one of: {', '.join(known)}")
-    if lost := sorted(set(seeds) - set(shared)):
-        raise LabError(f"{metric} was not measured at seed {lost[0]} on both sides", hint=f"--seeds {' '.join(str(seed) for seed in shared)}")
+    if lost := sorted(set(seeds) - set(measured)):
+        raise LabError(f"{metric} was not measured at seed {lost[0]} on both sides", hint=f"--seeds {' '.join(str(seed) for seed in measured)}")
     chosen = tuple(sorted(set(seeds))) or tuple(shared)
     differences = [ours[seed] - others[seed] for seed in chosen]
     asked = receipts.request(lab, verdict.runs[0])
@@ -69,7 +71,8 @@ def analyse(lab: Lab, idea: str, stage: str, metric: str, seeds: tuple[int, ...]
         stage=stage,
         metric=metric,
         against=verdict.against,
-        declared=metric == subject.metric or any(metric in text for text in (asked.label, asked.mechanism, asked.kill_rule)),
+        declared=metric == subject.metric
+        or any(re.search(rf"(?<!\w){re.escape(metric)}(?!\w)", text) for text in (asked.label, asked.mechanism, asked.kill_rule)),
         subset=bool(seeds) and list(chosen) != shared,
         effect=effect,
         low=None if half is None else effect - half,

@@ -54,6 +54,13 @@ def pending(lab: Lab, without: str = "") -> list[receipts.Request]:
     return [receipts.request(lab, name) for name in open_ if not answers or name in queued or alive(lab, name)]
 
 
+def given_up(lab: Lab, idea: str) -> list[receipts.Request]:
+    """The requests of an idea that were cancelled before they ran, or refused."""
+    names = [path.parent.name for path in lab.runs.glob(f"*-{idea}-s*/request.json")]
+    gone = [name for name in names if any((lab.run(name) / kind).exists() for kind in ("cancelled.json", "refused.json"))]
+    return [receipts.request(lab, name) for name in gone]
+
+
 def to_come(lab: Lab, without: str = "") -> list[tuple[str, str | None, str | None, tuple[str, ...] | None]]:
     """(idea, stage, code_sha, args) of every run still to come, other than `without`.
 

@@ -79,8 +79,10 @@ def _sorted_out(lab: Lab) -> tuple[list[Prediction], int, int]:
 
 
 def _untested(one: Verdict, sign: int) -> bool:
-    """Whether it predicted a harm (`sign` is +1 where higher is better) that only one seed has tested."""
-    return sign * one.predicted < 0 and one.verdict == "inconclusive" and one.effect is not None and one.low is None
+    """Whether nothing could make it come true: it predicted a harm (`sign` is +1 where higher is better) that only one seed has tested, or its evidence was
+    spent on the stack that it is the top of."""
+    undecided = one.verdict == "inconclusive" and one.effect is not None and one.low is None
+    return undecided and (sign * one.predicted < 0 or (bool(one.gate.through) and one.gate.test > 0))
 
 
 def score(found: Sequence[Prediction]) -> dict:

@@ -108,12 +108,17 @@ def queue(
         raise LabError(f"--seeds {seeds}: at least one", hint=f"just queue {slug} --seeds 3")
     lab = paths.find()
     made = queues.enqueue(lab, slug, label, stage, list(range(seeds)), _options(config, args))
-    if slug != BASELINE and (control := controls.due(lab, stage)):
-        logger.info(f"and one control, as program.md wants: {control[0].idea}")
     if json:
         _print_json([request.run_id for request in made])
     else:
         print(f"{made[0].label or '(no label)'}\nqueued " + ", ".join(request.run_id for request in made))
+    try:
+        control = controls.due(lab, stage) if slug != BASELINE else []
+    except LabError as error:  # the idea is queued: what its control lacks is no reason to queue it again
+        logger.warning(f"no control was queued: {error}")
+    else:
+        if control:
+            logger.info(f"and one control, as program.md wants: {control[0].idea}")
 
 
 def baseline(args: list[str], *, seeds: int = 3, stage: str = "explore", json: bool = False) -> None:

@@ -2,7 +2,8 @@
 
 `control-null` is main's own code as if it were an idea: it must not be kept. `control-NAME` is main with `1_ideas/controls/NAME.patch`, which is known to
 harm: it must be refuted. Read backwards, baseline against harmed code, the same runs are a gain that is known to be there: where the gate
-would not keep it, it misses gains of that size. Every round has seeds of its own, so that no round repeats the numbers of another.
+would not keep it, it misses gains of that size. Every round has seeds of its own, so that no round repeats the numbers of another; the baseline's seeds they
+are paired with are the same, so the rates' intervals, which take rounds for independent, are a little narrow.
 """
 
 import itertools
@@ -34,16 +35,21 @@ def rounds(lab: Lab) -> dict[str, int]:
 
 def queue_control(lab: Lab, slug: str, stage: str) -> list[Request]:
     """Queue the next round of one control. Raises LabError where the baseline was not measured, or a patch no longer applies to main."""
-    from monolab import dispatch, queue  # here: `lab status` imports this module, and must be quick
+    from monolab import dispatch, gate, queue  # here: `lab status` imports this module, and must be quick
 
-    rows = results.load(lab)
-    if verdicts.arm(lab, rows, BASELINE, stage) is None:
+    subject, rows = problem.load(lab), results.load(lab)
+    base = verdicts.arm(lab, rows, BASELINE, stage)
+    if base is None:
         raise LabError(f"the baseline was not measured at stage {stage}", hint=f"just baseline --stage {stage}")
+    if snapshot.patched(lab, None).code_sha != base.receipts[-1].code_sha:
+        raise LabError("main's code changed since the baseline was measured: a control would compare the two", hint=f"just baseline --stage {stage}")
     patch = None if slug == NULL else lab.ideas / "controls" / f"{slug.removeprefix(CONTROL)}.patch"
     group = dispatch.prepare()
     first = (rounds(lab)[slug] + 1) * CONTROL_SEEDS
     seeds = [first + seed for seed in range(1 if slug == NULL else HARM_SEEDS)]
     code = snapshot.patched(lab, patch)
+    with results.locked(lab):
+        gate.renew(lab, subject, rows, receipts.request(lab, base.runs[-1]), list(range(HARM_SEEDS)))
     made = queue.requests(lab, slug, lab.root, QUESTIONS[slug == NULL], stage, seeds, [], required=False, control=code)
     dispatch.send(lab, made, group)
     return made
@@ -70,7 +76,11 @@ def due(lab: Lab, stage: str) -> list[Request]:
 def record(lab: Lab, stage: str, past: list[Verdict] | None = None) -> list[dict]:
     """What came of the controls of a stage: how many of how many, as a rate with its 95 % interval (Wilson). Empty before the first."""
     subject = problem.load(lab)
-    judged = [one for one in verdicts.by_arm(verdicts.records(lab) if past is None else past) if one.control and one.stage == stage and one.final]
+    judged = [
+        one
+        for one in verdicts.by_arm(verdicts.records(lab) if past is None else past)
+        if one.control and one.stage == stage and one.final and one.mean is not None
+    ]
     nulls = [one for one in judged if one.idea == NULL]
     harms = [one for one in judged if one.idea != NULL]
     gains = [one for one in harms if one.gate.p is not None]

@@ -40,10 +40,15 @@ def send(lab: Lab, requests: list[Request], group: str, priority: int = 0) -> No
             pueue.add(command, group=group, label=request.label or None, cwd=lab.root, priority=priority)
             queued += 1
     finally:
-        for request in requests[queued:]:
-            (lab.run(request.run_id) / "request.json").unlink()
-            lab.run(request.run_id).rmdir()
-            snapshot.forget(lab, request.run_id)
+        withdraw(lab, requests[queued:])
+
+
+def withdraw(lab: Lab, requests: list[Request]) -> None:
+    """Undo `write`, for what never was queued."""
+    for request in requests:
+        (lab.run(request.run_id) / "request.json").unlink()
+        lab.run(request.run_id).rmdir()
+        snapshot.forget(lab, request.run_id)
 
 
 def replicate(template: Request, seed: int, parent: str) -> Request:

@@ -36,16 +36,19 @@ def following(problem: Problem, verdict: Verdict) -> str:
     """What it would take to settle the question."""
     gate = verdict.gate
     if verdict.kept:
-        return f"settled: just best shows it; to check it at another stage: just queue {verdict.idea} --stage verify"
-    if gate.effect is None:
+        other = next((name for name in problem.stages if name not in (verdict.stage, "smoke")), None)
+        return "settled: just best shows it" + (f"; to check it at another stage: just queue {verdict.idea} --stage {other}" if other else "")
+    if verdict.mean is None:
         return f"nothing was measured: just log {verdict.runs[-1]}"
+    if gate.effect is None:
+        return f"{gate.anchor} has to be measured at seed(s) {', '.join(map(str, gate.wants))}: just replicate {verdict.idea}"
     if verdict.verdict == "refuted" and gate.decision == "drop":
         return "settled"
     if not gate.wants:
-        return "every seed allowed is in: a new version of the idea is a new question"
+        return "no seed is left to try: a new version of the idea is a new question"
     seeds = f"{len(set(gate.wants) - set(gate.seeds))} more paired seed(s)"
     if gate.decision == "more":
-        return f"the next look takes {seeds}; the lab queues them where a daemon answers, else: just replicate {verdict.idea}"
+        return f"the next look takes {seeds}; the lab queues them when it settles the idea; to ask now: just replicate {verdict.idea}"
     return f"the lab leaves it here; {seeds} make the next look: just replicate {verdict.idea}{_estimate(problem, verdict)}"
 
 

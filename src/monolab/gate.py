@@ -10,24 +10,37 @@ from monolab.receipts import Receipt, Request
 from monolab.results import Row
 from monolab.verdicts import Verdict
 
+FAILED = ("crash", "oom", "timeout", "invalid")  # what running it again would not mend
 
-def missing(lab: Lab, rows: list[Row], template: Request, seeds: list[int], now: dict[str, str]) -> list[int]:
-    """Those of `seeds` at which the code of `template` was neither measured under the conditions `now` nor is about to be."""
+
+def missing(lab: Lab, rows: list[Row], template: Request, seeds: list[int], now: dict[str, str], *, insist: bool = False) -> list[int]:
+    """Those of `seeds` at which the code of `template` was not tried under the conditions `now`, nor is about to be.
+
+    A seed that somebody cancelled, or that was refused, is left alone, unless one insists.
+    """
 
     def same(other: Request) -> bool:
-        return (other.idea, other.stage, other.code_sha, other.args) == (template.idea, template.stage, template.code_sha, template.args)
+        reference = other.idea != BASELINE or verdicts.is_reference(other.flags)
+        return reference and (other.idea, other.stage, other.code_sha, other.args) == (
+            template.idea,
+            template.stage,
+            template.code_sha,
+            template.args,
+        )
 
     have = {one.seed for one in backlog.pending(lab) if same(one)}
+    if not insist:
+        have |= {one.seed for one in backlog.given_up(lab, template.idea) if same(one)}
     for row in rows:
-        if (row.idea, row.stage) == (template.idea, template.stage) and row.seed in seeds and row.value is not None:
+        if (row.idea, row.stage) == (template.idea, template.stage) and row.seed in seeds and (row.value is not None or row.status in FAILED):
             receipt = receipts.receipt(lab, row.run_id)
             if same(receipt) and all(getattr(receipt, name) == value for name, value in now.items()):
                 have.add(row.seed)
     return [seed for seed in seeds if seed not in have]
 
 
-def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict) -> list[Request]:
-    """Queue what the next look at an open question needs: first the reference's seeds, then the idea's own.
+def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict, *, insist: bool = False) -> list[Request]:
+    """Queue what the next look at an open question needs: first the reference's seeds, then the idea's own. Asked twice, it queues once.
 
     Raises LabError where no daemon answers, and where what they would be measured under is no longer what the idea's first seed was.
     """
@@ -35,38 +48,56 @@ def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict) -> li
     now = conditions.current(lab, problem, device.detect())
     if changed := [words for name, words in verdicts.CONDITIONS.items() if now[name] != getattr(mine, name)]:
         raise LabError(f"{verdict.idea} was measured before {', '.join(changed)} changed", hint=f"just queue {verdict.idea}, to measure it anew")
-    group = dispatch.prepare()
     offset = mine.seed - mine.seed % CONTROL_SEEDS if verdict.control else 0
-    references = [_again(lab, anchor, seed, {}) for seed in missing(lab, rows, anchor, list(verdict.gate.wants), now)]
-    own = missing(lab, rows, mine, [seed + offset for seed in verdict.gate.wants], now)
+    references = [_again(lab, anchor, seed, {}) for seed in missing(lab, rows, anchor, list(verdict.gate.wants), now, insist=insist)]
+    own = missing(lab, rows, mine, [seed + offset for seed in verdict.gate.wants], now, insist=insist)
     parents = {one.seed: one.run_id for one in (receipts.receipt(lab, run_id) for run_id in verdict.against_runs)}
     if mine.parent_idea == anchor.idea:
         parents |= {one.seed: one.run_id for one in references}
     queued = references + [_again(lab, mine, seed, {seed + offset: run_id for seed, run_id in parents.items()}) for seed in own]
-    dispatch.write(lab, queued)
-    dispatch.send(lab, queued, group, dispatch.FIRST)
+    _send(lab, queued)
     if queued:
         logger.info(f"{verdict.idea} ({verdict.stage}): {verdict.gate.why}; queued {', '.join(one.run_id for one in queued)}")
     return queued
 
 
-def renew(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, seeds: list[int], group: str) -> list[Request]:
-    """Measure an idea that was measured under other conditions again under those of now, at `seeds`: the rolling re-baseline.
-
-    Nothing where it never was measured: then somebody has to say so.
-    """
-    last = [row for row in rows if row.idea == idea and row.stage == stage and row.value is not None]
-    last = [row for row in last if idea != BASELINE or verdicts.is_reference(row.flags.split(","))]
-    if not last:
-        return []
-    template = receipts.request(lab, last[-1].run_id)
+def renew(lab: Lab, problem: Problem, rows: list[Row], template: Request, seeds: list[int]) -> list[Request]:
+    """Measure code that was measured under other conditions again under those of now, at `seeds`: the rolling re-baseline."""
     now = conditions.current(lab, problem, device.detect())
     queued = [_again(lab, template, seed, {}) for seed in missing(lab, rows, template, seeds, now)]
-    dispatch.write(lab, queued)
-    dispatch.send(lab, queued, group, dispatch.FIRST)
+    _send(lab, queued)
     if queued:
-        logger.info(f"{idea} ({stage}) has no value at seeds {', '.join(str(one.seed) for one in queued)} under today's conditions: queued first")
+        logger.info(
+            f"{template.idea} ({template.stage}) has no value at seeds {', '.join(str(one.seed) for one in queued)} under today's conditions: queued"
+        )
     return queued
+
+
+def references(lab: Lab, rows: list[Row], asked: Request) -> list[Request]:
+    """What an idea will be compared with: the baseline, for its noise floor, the code it builds on, and its anchor; as far as they were ever measured."""
+    last = [
+        row
+        for row in rows
+        if row.idea == BASELINE and row.stage == asked.stage and row.value is not None and verdicts.is_reference(row.flags.split(","))
+    ]
+    found = [receipts.request(lab, row.run_id) for row in last[-1:]]
+    anchor, _ = verdicts.anchor_of(lab, asked, verdicts.kept_arms(verdicts.records(lab)))
+    parent = receipts.request(lab, asked.parent) if asked.parent else None
+    for one in (parent, anchor):
+        if (
+            one
+            and one.stage == asked.stage
+            and all((one.idea, one.code_sha, one.args) != (other.idea, other.code_sha, other.args) for other in found)
+        ):
+            found.append(one)
+    return found
+
+
+def _send(lab: Lab, queued: list[Request]) -> None:
+    if queued:
+        group = dispatch.prepare()
+        dispatch.write(lab, queued)
+        dispatch.send(lab, queued, group, dispatch.FIRST)
 
 
 def _again(lab: Lab, template: Receipt | Request, seed: int, parents: dict[int, str]) -> Request:

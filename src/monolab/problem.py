@@ -37,6 +37,7 @@ class Problem:
     )
     false_keeps: float = 0.05  # the share of false keeps among all keeps that the gate stays below
     controls: float = 0.0  # one control experiment is queued for every so many ideas: 0.1 is one for ten
+    holdout_looks: int = 20  # at one sealed test split
     require_sandbox: bool = False  # refuse to run a candidate that cannot be isolated
     scorer: tuple[str, ...] = ("eval.py",)  # the scorer's files, FROZEN, all that its process is given
     grace_seconds: float = 10.0  # between TERM and KILL
@@ -103,6 +104,11 @@ def load(lab: Lab) -> Problem:
     for name in ("false_keeps", "controls"):
         if values.get(name, 0.0) >= 1:
             raise LabError(f"program.md: `{name}` is {values[name]!r}, not a share below 1", hint=f"{name}: 0.05")
+    if "holdout_looks" in values:
+        looks = _number("holdout_looks", values["holdout_looks"])
+        if looks != int(looks):
+            raise LabError(f"program.md: `holdout_looks` is {values['holdout_looks']!r}, not a whole number of at least 0", hint="holdout_looks: 20")
+        values["holdout_looks"] = int(looks)
     if "window_seconds" in values:
         values["window_seconds"] = _window(values["window_seconds"])
     return Problem(**values | {"stages": _stages(values["stages"]), "scorer": tuple(scorer)})

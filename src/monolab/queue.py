@@ -159,8 +159,9 @@ def _parent_runs(lab: Lab, idea: str, stage: str, seeds: list[int], snap: snapsh
     """The parent's run for each seed, and whether it has other code than the idea forked from, which was never run."""
     runs = [request for request in _runs(lab, idea) if request.stage == stage]
     if not runs:
-        logger.warning(f"{idea} has no run at stage {stage} yet: the verdict will wait for it")
-        return {}, False
+        logger.warning(f"{idea} has no run at stage {stage} yet")
+        elsewhere = _runs(lab, idea) if idea != BASELINE else []  # what the idea stands on is known by a run of another stage too
+        return {seed: elsewhere[0].run_id for seed in seeds if elsewhere}, False
     moved = False
     if idea == BASELINE:
         fork = snapshot.fork_point(lab, snap.head)
@@ -183,9 +184,13 @@ def enqueue(lab: Lab, slug: str, text: str | None, stage: str, seeds: list[int],
     made = requests(lab, slug, tree, text, stage, seeds, args, required=True)
     if slug != BASELINE:
         problem, rows = problems.load(lab), results.load(lab)
-        gate.renew(lab, problem, rows, BASELINE, stage, sorted({*range(FLOOR_SEEDS), *seeds}), group)
-        if made[0].parent_idea != BASELINE:
-            gate.renew(lab, problem, rows, made[0].parent_idea, stage, seeds, group)
+        try:
+            with results.locked(lab):
+                for reference in gate.references(lab, rows, made[0]):
+                    gate.renew(lab, problem, rows, reference, sorted({*range(FLOOR_SEEDS), *seeds}) if reference.idea == BASELINE else seeds)
+        except LabError:
+            dispatch.withdraw(lab, made)
+            raise
     dispatch.send(lab, made, group)
     return made
 
@@ -199,7 +204,8 @@ def replicate(lab: Lab, slug: str, stage: str) -> list[Request]:
         raise LabError(
             f"{slug} ({stage}): {verdict.gate.why}; there is no further look", hint="a new version of the idea is a new question: just queue"
         )
-    return gate.advance(lab, problem, rows, verdict)
+    with results.locked(lab):
+        return gate.advance(lab, problem, rows, verdict, insist=True)
 
 
 def agent() -> str:

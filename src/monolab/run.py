@@ -131,6 +131,10 @@ def execute(lab: Lab, request: Request) -> Receipt:
         if not (folder / "receipt.json").exists():
             told = {"time": now()} | ({"what": error.what, "hint": error.hint} if isinstance(error, LabError) else {})
             receipts.write_atomic(folder / ("refused.json" if isinstance(error, LabError) else "cancelled.json"), json.dumps(told))
+        try:
+            settle.settle(lab, request.run_id)  # it may have been the last one that its experiment waited for
+        except LabError as other:
+            logger.error(f"settling failed: {other}")
         if isinstance(error, Stopped):
             raise LabError(f"{request.run_id} was stopped before it had started", hint=f"just queue {request.idea}") from error
         raise
@@ -259,15 +263,17 @@ def _hidden(lab: Lab) -> list[Path]:
     return [lab.root, lab.data / "val", lab.data / "test", Path.home()]
 
 
-def score(lab: Lab, folder: Path, machine: device.Device, problem: Problem, stage: str, held: int | None = None) -> tuple[Outcome, dict | str]:
-    """Run the scorer in `folder/scorer` on `folder/checkpoint`; returns its outcome and the metrics, or why they are not usable.
+def score(
+    lab: Lab, folder: Path, machine: device.Device, problem: Problem, stage: str, held: int | None = None, *, split: str = "val"
+) -> tuple[Outcome, dict | str]:
+    """Run the scorer in `folder/scorer` on `folder/checkpoint` and a split of the data; returns its outcome and the metrics, or why they are not usable.
 
     The scorer sees the held-out data. A process of the candidate that it starts must not: LAB_SANDBOX holds the words to start it with.
     """
     out, code, checkpoint = folder / "metrics.json", folder / "code", folder / "checkpoint"
     served = sandbox.command([], cwd=code, read_only=[code, checkpoint], hidden=_hidden(lab), gpu=machine.kind == "gpu")
     outcome = supervise.run(
-        [sys.executable, "eval.py", str(checkpoint), str(lab.data / "val"), str(out), str(code)],
+        [sys.executable, "eval.py", str(checkpoint), str(lab.data / split), str(out), str(code)],
         cwd=folder / "scorer",
         env=child_env(folder / "scratch" / "score", machine, stage) | {"LAB_SANDBOX": json.dumps(served)},
         log=folder / "score.log",

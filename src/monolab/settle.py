@@ -2,7 +2,7 @@
 
 from loguru import logger
 
-from monolab import backlog, gate, journal, problem, pueue, receipts, report, results, verdicts
+from monolab import backlog, conditions, device, gate, journal, problem, pueue, receipts, report, results, verdicts
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
 from monolab.receipts import Receipt
@@ -25,10 +25,11 @@ def unsettled(lab: Lab, rows: list[Row], past: list[Verdict]) -> list[Receipt]:
 def settle(lab: Lab, without: str = "") -> list[Verdict]:
     """Judge and record every arm whose runs are all in, and those of what it is compared with; returns the new looks.
 
-    One that can not be judged yet (no noise floor, other conditions) is left for later, and the log says why. The journal and a report are
+    One that can not be judged yet (no noise floor, other conditions) is left for later, and the log says why; under other conditions its references are measured
+    again. The journal and a report are
     written once the lab has done what it does by itself; until then the next seeds are queued. `without` is the run that is about to end.
     """
-    settled = []
+    settled, waiting, errors = [], [], []
     subject = problem.load(lab)
     with results.locked(lab):
         rows, past = results.load(lab), verdicts.records(lab)
@@ -44,22 +45,52 @@ def settle(lab: Lab, without: str = "") -> list[Verdict]:
                 verdict = verdicts.judge(lab, subject, rows, receipt.idea, receipt.stage, receipt)
             except LabError as error:
                 logger.info(f"no verdict on {receipt.idea} ({receipt.stage}) yet: {error.what}")
+                if isinstance(error, verdicts.OtherConditions):
+                    _renew(lab, subject, rows, receipt)
                 continue
-            if _waits_for(still, receipt.stage, verdict.gate.anchor) or _known(past, verdict):
+            if _waits_for(still, receipt.stage, verdict.gate.anchor):
                 continue
-            if verdict.final and not verdict.control:
-                report.write(lab, verdict)  # first: it can fail on its template, and can be written again
-            if verdict.final and (not verdict.control or verdict.kept):  # a control that is kept is news: the lab was wrong
-                journal.append(lab, journal.entry(verdict))
-            verdicts.record(lab, verdict)
-            settled.append(verdict)
-            logger.info(
-                f"{receipt.idea} ({receipt.stage}): {verdict.verdict}, {journal.observed(verdict)}; gate: {verdict.gate.decision}, {verdict.gate.why}"
-            )
-    for verdict in settled:
-        if not verdict.final:
+            if not _known(past, verdict):
+                try:
+                    _write(lab, past, verdict)
+                except LabError as error:  # a broken template, say: this look is taken again next time
+                    logger.error(f"{receipt.idea} ({receipt.stage}) could not be written down: {error}")
+                    errors.append(error)
+                    continue
+                settled.append(verdict)
+            if not verdict.final:
+                waiting.append(verdict)
+        for verdict in waiting:
             _go_on(lab, subject, rows, verdict)
+    if errors:
+        raise errors[0]
     return settled
+
+
+def _write(lab: Lab, past: list[Verdict], verdict: Verdict) -> None:
+    """Report, journal and record. A control is news only where it is kept; a further look that changes nothing is none."""
+    before = next((one for one in reversed(past) if set(one.runs) & set(verdict.runs) and one.final), None)
+    news = before is None or (before.verdict, before.gate.decision) != (verdict.verdict, verdict.gate.decision)
+    if verdict.final and not verdict.control:
+        report.write(lab, verdict)  # first: it can fail on its template
+    if verdict.final and news and (not verdict.control or verdict.kept):
+        journal.append(lab, journal.entry(verdict))
+    verdicts.record(lab, verdict)
+    logger.info(
+        f"{verdict.idea} ({verdict.stage}): {verdict.verdict}, {journal.observed(verdict)}; gate: {verdict.gate.decision}, {verdict.gate.why}"
+    )
+
+
+def _renew(lab: Lab, subject: problem.Problem, rows: list[Row], receipt: Receipt) -> None:
+    """Measure again what an idea is compared with, where the idea was measured as things are now and its references were not."""
+    if not pueue.answers():
+        return
+    now = conditions.current(lab, subject, device.detect())
+    if any(getattr(receipt, name) != value for name, value in now.items()):
+        return  # the idea is the one that is out of date
+    seeds = sorted({*range(3), *(row.seed for row in rows if (row.idea, row.stage) == (receipt.idea, receipt.stage))})
+    for reference in gate.references(lab, rows, receipt):
+        gate.renew(lab, subject, rows, reference, seeds)
 
 
 def _waits_for(still: list[tuple], stage: str, *ideas: str) -> bool:

@@ -17,10 +17,20 @@ from monolab import receipts, snapshot, stats
 from monolab.errors import LabError
 from monolab.paths import BASELINE, CONTROL, CONTROL_SEEDS, Lab
 from monolab.problem import Problem
-from monolab.receipts import Receipt
+from monolab.receipts import Receipt, Request
 from monolab.results import Row
 
 CONDITIONS = {"eval_sha": "the scorer", "data_sha": "the data", "env_sha": "the environment", "hardware": "the hardware"}
+
+
+class OtherConditions(LabError):
+    """An idea has runs, but all under another scorer, data, environment or hardware than what it would be compared with."""
+
+    def __init__(self, idea: str, what: str, hint: str):
+        super().__init__(what, hint)
+        self.idea = idea
+
+
 CONFOUNDED = 1.1  # a candidate this many times as large or as slow as its reference is flagged
 
 
@@ -34,8 +44,17 @@ class Arm:
 
     @property
     def values(self) -> dict[int, float]:
-        """The newest measured value of every seed."""
-        return {receipt.seed: receipt.value for receipt in self.receipts if receipt.value is not None}
+        """The first measured value of every seed, in the order of measurement: to run a seed again replaces nothing."""
+        found: dict[int, float] = {}
+        for receipt in self.receipts:
+            if receipt.value is not None:
+                found.setdefault(receipt.seed, receipt.value)
+        return found
+
+    @property
+    def failed(self) -> set[int]:
+        """The seeds that were tried and gave no value."""
+        return {receipt.seed for receipt in self.receipts} - self.values.keys()
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -144,7 +163,10 @@ def records(lab: Lab) -> list[Verdict]:
         try:
             found.append(_verdict(json.loads(text)))
         except (ValueError, KeyError, TypeError) as error:
-            raise LabError(f"{path} line {number} is damaged: {error}", hint=f"git checkout -- 6_runs/{path.name}") from error
+            raise LabError(
+                f"{path} line {number} is damaged: {error}",
+                hint=f"git checkout -- 6_runs/{path.name}; or move it away, where an older monolab wrote it",
+            ) from error
     return found
 
 
@@ -219,7 +241,7 @@ def arm(lab: Lab, rows: list[Row], idea: str, stage: str, like: Receipt | None =
     if differs and not chosen:
         names = ", ".join(CONDITIONS[name] for name in CONDITIONS if name in differs)
         again = "just baseline" if idea == BASELINE else f"just queue {idea}"
-        raise LabError(f"{idea} was measured under other conditions than {like.idea}: {names} changed in between", hint=again)
+        raise OtherConditions(idea, f"{idea} was measured under other conditions than {like.idea}: {names} changed in between", again)
     return Arm(idea, stage, tuple(reversed(chosen))) if chosen else None
 
 
@@ -232,7 +254,7 @@ def _same_arm(a: Receipt, b: Receipt) -> bool:
     return control_round(a) == control_round(b) and all(getattr(a, name) == getattr(b, name) for name in ("code_sha", "args", *CONDITIONS))
 
 
-def _reference(lab: Lab, rows: list[Row], first: Receipt, like: Receipt) -> tuple[Arm | None, str]:
+def _reference(lab: Lab, rows: list[Row], first: Request, like: Receipt) -> tuple[Arm | None, str]:
     """The arm that a run is compared with, under the conditions of `like`, and what is wrong with that choice, if anything.
 
     That is the arm of its `parent` run, which was chosen for having the code that the idea forked from; only where that
@@ -254,20 +276,41 @@ def _reference(lab: Lab, rows: list[Row], first: Receipt, like: Receipt) -> tupl
     return newest, moved
 
 
-def _anchor(lab: Lab, rows: list[Row], first: Receipt, kept: set[str]) -> tuple[Arm, tuple[str, ...]]:
-    """The nearest ancestor with a run in `kept`, or the baseline; and the ideas between it and this run. Raises LabError where one was not measured."""
-    through, step = [], first
-    while True:
-        above, _ = _reference(lab, rows, step, first)
-        if above is None:
-            raise _unmeasured(lab, rows, step, first)
-        if above.idea == BASELINE or kept & set(above.runs):
+def anchor_of(lab: Lab, asked: Request, kept: set[tuple]) -> tuple[Request | None, tuple[str, ...]]:
+    """The request of the nearest ancestor whose arm is in `kept`, or of the baseline (None where that has no run), and the ideas in between."""
+    through, step = [], asked
+    while step.parent:
+        above = receipts.request(lab, step.parent)
+        if above.idea == BASELINE or (above.idea, above.code_sha, above.args) in kept:
             return above, tuple(reversed(through))
         through.append(above.idea)
-        step = above.receipts[0]
+        step = above
+    return None, tuple(reversed(through))
 
 
-def _unmeasured(lab: Lab, rows: list[Row], step: Receipt, first: Receipt) -> LabError:
+def kept_arms(past: Iterable[Verdict]) -> set[tuple]:
+    """(idea, code_sha, args) of every arm that is kept."""
+    return {(one.idea, one.code_sha, one.args) for one in by_arm(past) if one.kept}
+
+
+def _anchor(lab: Lab, rows: list[Row], first: Receipt, kept: set[tuple]) -> tuple[Arm, tuple[str, ...]]:
+    """The arm of `anchor_of`, under the conditions of `first`. Raises LabError where it was not measured."""
+    asked, through = anchor_of(lab, first, kept)
+    if asked is None or asked.idea == BASELINE:
+        step = first
+        for _ in through:
+            step = receipts.request(lab, step.parent)
+        if step.parent_idea != BASELINE:  # the link to an ancestor that was never run is missing
+            raise _unmeasured(step, first)
+        found, _ = _reference(lab, rows, step, first)
+    else:
+        found = arm(lab, rows, asked.idea, first.stage, first, (asked.code_sha, asked.args))
+    if found is None:
+        raise _unmeasured(step if asked is None or asked.idea == BASELINE else receipts.request(lab, asked.run_id), first)
+    return found, through
+
+
+def _unmeasured(step: Request, first: Receipt) -> LabError:
     stage, parent = first.stage, step.parent_idea
     if parent == BASELINE:
         return LabError(
@@ -286,9 +329,10 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
         raise LabError(f"{idea} has no finished run at stage {stage}", hint=f"just queue {idea} --stage {stage}")
     first, past = mine.receipts[0], records(lab)
     base = arm(lab, rows, BASELINE, stage, first)
+    anchor, through = _anchor(lab, rows, first, kept_arms(past))
     against, changed = _reference(lab, rows, first, first)
     if against is None:
-        raise _unmeasured(lab, rows, first, first)
+        against, changed = anchor, f"{first.parent_idea}, which it builds on, was not measured at stage {stage}"
     floors = [one.floor for one in (against, base) if one and one.idea == BASELINE and one.floor is not None]
     if not floors:
         raise LabError(
@@ -302,19 +346,17 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
             hint="let train.py use its --seed, and queue it again",
         )
     history = [one for one in past if set(one.runs) & set(mine.runs)]
-    kept = {run_id for one in by_arm(past) if one.kept for run_id in one.runs}
-    anchor, through = _anchor(lab, rows, first, kept)
     tested, discoveries = ledger(past, stage)
     tests = [one.gate.test for one in history if one.gate.test]
     test = tests[0] if tests else tested + 1
     level = history[-1].gate.level if tests else stats.level(test, discoveries, problem.false_keeps)
     question = {"floor": floors[0], "smallest_effect": problem.smallest_effect, "level": level, "most": problem.stage(stage).seeds}
-    own = paired(mine, against)[0]
-    screen = history[0].gate.screen if history else next(iter(own)) if len(own) == 1 else None
+    screen = history[0].gate.screen if history else _screening_seed(mine)
     claim = problem.sign if first.predicted_effect is None else (1 if first.predicted_effect > 0 else -1)
     compared = _compare(mine, against, screen, claim, [one.seeds for one in history], question)
     lines = snapshot.lines(lab, anchor.receipts[-1].commit, first.commit)
-    gate = _gate(mine, against, anchor, through, screen, problem.sign, history, question, lines, test)
+    removes = lines[1] > lines[0] and not changed  # against other code than it forked from, what main gained would look removed
+    gate = _gate(mine, against, anchor, through, screen, problem.sign, history, question, removes, test)
     failures = Counter(receipt.status for receipt in mine.receipts if receipt.status != "ok")
     why = compared.why
     if not mine.values:
@@ -353,27 +395,43 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
     )
 
 
+def _screening_seed(mine: Arm) -> int | None:
+    """The seed whose value was known when the others were asked for; None where there is none, or all were asked for at once."""
+    measured = [receipt for receipt in mine.receipts if receipt.value is not None]
+    if not measured or (len(measured) > 1 and all(receipt.queued <= measured[0].finished for receipt in mine.receipts)):
+        return None
+    return _seed(measured[0])
+
+
+def _seed(receipt: Receipt) -> int:
+    """The seed that a run is paired by. A control's own lie 1000 and more above those they are paired with."""
+    return receipt.seed % CONTROL_SEEDS if receipt.idea.startswith(CONTROL) else receipt.seed
+
+
+def paired(mine: Arm, other: Arm) -> tuple[dict[int, float], dict[int, float]]:
+    """The values of two arms by the seed that they are paired by."""
+    return tuple({_seed(receipt): one.values[receipt.seed] for receipt in one.receipts if receipt.seed in one.values} for one in (mine, other))
+
+
 def _compare(mine: Arm, other: Arm, screen: int | None, claim: int, looks: list[tuple[int, ...]], question: dict) -> stats.Comparison:
-    """`stats.compare` on the evidence, or, while there is none, on the screening seed alone. `looks` are the seeds of the looks before."""
+    """`stats.compare` on the evidence, or, while there is none, on the screening seed alone. `looks` are the seeds of the looks before.
+
+    Where more seeds were measured than may count, those of earlier looks count, then those measured first: nobody picks them.
+    """
     ours, theirs = paired(mine, other)
-    if evidence := (ours.keys() & theirs.keys()) - {screen}:
-        ours = {seed: ours[seed] for seed in evidence}
-    n = min(len(ours.keys() & theirs.keys()), question["most"])
-    return stats.compare(ours, theirs, claim=claim, before=max((len(seeds) for seeds in looks if 1 < len(seeds) < n), default=0), **question)
+    shared = [seed for seed in ours if seed in theirs]
+    evidence = [seed for seed in shared if seed != screen] or shared
+    before = [seed for seed in (looks[-1] if looks else ()) if seed in evidence]
+    chosen = [*before, *(seed for seed in evidence if seed not in before)][: question["most"]]
+    spent = max((len(seeds) for seeds in looks if 1 < len(seeds) < len(chosen)), default=0)
+    return stats.compare({seed: ours[seed] for seed in chosen}, theirs, claim=claim, before=spent, **question)
 
 
 def _mean(mine: Arm, screen: int | None) -> float | None:
     """Over the seeds that are evidence: the one that an idea was chosen by flatters it."""
-    values = mine.values
-    evidence = [value for seed, value in values.items() if seed % CONTROL_SEEDS != screen] or list(values.values())
+    ours, _ = paired(mine, mine)
+    evidence = [value for seed, value in ours.items() if seed != screen] or list(ours.values())
     return statistics.fmean(evidence) if evidence else None
-
-
-def paired(mine: Arm, other: Arm) -> tuple[dict[int, float], dict[int, float]]:
-    """The values of two arms by seed. A control's seeds are its own: 1000 and more above those they are paired with."""
-    if mine.idea.startswith(CONTROL):
-        return {seed % CONTROL_SEEDS: value for seed, value in mine.values.items()}, other.values
-    return mine.values, other.values
 
 
 def _gate(
@@ -385,19 +443,19 @@ def _gate(
     sign: int,
     history: list[Verdict],
     question: dict,
-    lines: tuple[int, int],
+    removes: bool,
     test: int,
 ) -> Gate:
     ours, theirs = paired(mine, anchor)
     found = _compare(mine, anchor, screen, sign, [one.gate.seeds for one in history], question)
-    most, failed = question["most"], {receipt.seed % CONTROL_SEEDS for receipt in mine.receipts} - ours.keys()
-    simpler = lines[1] > lines[0] and _ratios(mine, anchor).get("parameters", 1.0) <= 1
+    most, failed = question["most"], {_seed(receipt) for receipt in mine.receipts} - ours.keys() | anchor.failed
+    simpler = removes and _ratios(mine, anchor).get("parameters", 1.0) <= 1
     seeds = tuple(seed for seed in found.seeds if seed != screen)
     chance, wants = found.promise, _wants(ours, theirs, seeds, screen, failed, most)
     if not ours:
         decision, why = "drop", "nothing was measured"
     elif not found.seeds:
-        decision, why, wants = "more", f"{anchor.idea} was not measured at its seeds", tuple(sorted(ours))
+        decision, why, wants = "more", f"{anchor.idea} was not measured at its seeds", tuple(sorted(ours.keys() - failed))
     elif not seeds:
         bars = stats.screen(sign * (ours[screen] - theirs[screen]), **question)
         chance = max(bars) if simpler else bars[0]
@@ -407,8 +465,11 @@ def _gate(
             decision, why = "more", "it removes code, and does not look worse"
     else:
         decision, why = stats.decide(found, most, simpler=simpler)
+    if decision not in ("keep", "simpler") and history and history[-1].kept and found.verdict != "refuted":
+        decision = history[-1].gate.decision
+        why = f"kept at {len(history[-1].gate.seeds)} seeds; the estimate is now over {len(seeds)}, which do not refute it"
     if decision == "more" and not wants:
-        decision, why = "drop", f"{len(failed)} of its seeds failed, and none is left to try"
+        decision, why = "drop", f"{len(failed)} of the seeds failed, and none is left to try"
     return Gate(
         decision=decision,
         why=why,
