@@ -124,6 +124,11 @@ check *args:
 data *args:
     @exec {{ lab }} data "$@"
 
+# Look at the sealed split, which wears out: SLUG | baseline [--stage explore]
+[group('lab'), no-cd]
+verify *args:
+    @exec {{ lab }} verify "$@"
+
 # Re-derive a run from its receipt and score its checkpoint again: RUN | --all [--sample N]
 [group('lab'), no-cd]
 audit *args:

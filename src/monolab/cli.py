@@ -29,11 +29,11 @@ def init(dest: Path, /, *, example: str | None = None) -> None:
 
 def check(*, json: bool = False) -> None:
     """List what is still to be filled in, and what in the records does not agree."""
-    from monolab import dataset, results
+    from monolab import dataset, holdout, results
     from monolab import init as new
 
     lab = paths.find()
-    todo = new.check(lab) + results.audit(lab)
+    todo = new.check(lab) + results.audit(lab) + holdout.audit(lab)
     if lab.data.exists():
         try:
             dataset.verify(lab)
@@ -320,6 +320,17 @@ def reproduce(run: str, /, *, json: bool = False) -> None:
         raise SystemExit(1)
 
 
+def verify(slug: str, /, *, stage: str = "explore", json: bool = False) -> None:
+    """Look at the sealed split: score SLUG's kept checkpoints (or the baseline's) on it. Looks are counted."""
+    from dataclasses import asdict
+
+    from monolab import holdout
+
+    lab = paths.find()
+    seen = holdout.look(lab, slug, stage)
+    _print_json(asdict(seen)) if json else print(holdout.text(seen) + "\n" + holdout.summary_text(holdout.summary(lab)))
+
+
 def rebuild() -> None:
     """Write results.tsv anew from the receipts."""
     from monolab import results as rows
@@ -383,7 +394,17 @@ GROUPS: dict[str, dict[str, Callable]] = {
         "analyse": analyse,
     },
     "steer": {"cancel": cancel, "diff": diff, "report": report},
-    "lab": {"init": init, "check": check, "data": data, "audit": audit, "reproduce": reproduce, "rebuild": rebuild, "guard": guard, "run": run},
+    "lab": {
+        "init": init,
+        "check": check,
+        "data": data,
+        "verify": verify,
+        "audit": audit,
+        "reproduce": reproduce,
+        "rebuild": rebuild,
+        "guard": guard,
+        "run": run,
+    },
 }
 COMMANDS = {name: function for group in GROUPS.values() for name, function in group.items()}
 

@@ -98,8 +98,9 @@ def _waits_for(still: list[tuple], stage: str, *ideas: str) -> bool:
 
 
 def _known(past: list[Verdict], verdict: Verdict) -> bool:
-    """Whether this very look was recorded already."""
-    return any((one.runs, one.seeds, one.gate.seeds) == (verdict.runs, verdict.seeds, verdict.gate.seeds) for one in past)
+    """Whether this very look was recorded already, with the same decision."""
+    look = (verdict.runs, verdict.seeds, verdict.gate.seeds, verdict.gate.decision)
+    return any((one.runs, one.seeds, one.gate.seeds, one.gate.decision) == look for one in past)
 
 
 def _go_on(lab: Lab, subject: problem.Problem, rows: list[Row], verdict: Verdict) -> None:

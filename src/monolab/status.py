@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from monolab import backlog, controls, device, problem, pueue, receipts, results, verdicts
+from monolab import backlog, controls, device, holdout, problem, pueue, receipts, results, verdicts
 from monolab.errors import LabError
 from monolab.journal import number
 from monolab.paths import BASELINE, Lab
@@ -63,6 +63,7 @@ def facts(lab: Lab) -> dict:
         "noise_floor": floor.sd if floor else None,
         "no_floor": no_floor,
         "controls": controls.record(lab, stage, past),
+        "holdout": holdout.summary(lab),
         "stage": stage,
         "rows": len(rows),
         "failed": sum(row.status != "ok" for row in rows),
@@ -175,6 +176,7 @@ def text(known: dict) -> str:
         if known["best"]["luck"]:
             lines.append(f"         the best of {known['best']['tested']} tested: up to {known['best']['luck']:.2g} of its effect may be luck")
     lines += [f"{'controls' if place == 0 else '':<8} {line}" for place, line in enumerate(controls.text(known["controls"]).splitlines())]
+    lines += [f"{'holdout' if place == 0 else '':<8} {line}" for place, line in enumerate(holdout.summary_text(known["holdout"]).splitlines())]
     return "\n".join(lines)
 
 
