@@ -239,23 +239,25 @@ def train(
     data, scratch = lab.data / "train", folder / "scratch" / "train"
     env = child_env(scratch, machine, stage)
     command = [sys.executable, "train.py", "--stage", stage, "--seed", str(seed), "--data", str(data), "--out", str(folder / "checkpoint"), *args]
-    return supervise.run(
-        sandbox.command(
-            command,
+    # A short path for temporary files: the sockets of a data loader's workers lie there, and a socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as temporary:
+        return supervise.run(
+            sandbox.command(
+                command,
+                cwd=folder / "code",
+                read_only=[folder / "code", data],
+                writable=[scratch, Path(temporary), folder / "checkpoint"],
+                hidden=_hidden(lab),
+                gpu=machine.kind == "gpu",
+            ),
             cwd=folder / "code",
-            read_only=[folder / "code", data],
-            writable=[scratch, folder / "checkpoint"],
-            hidden=_hidden(lab),
-            gpu=machine.kind == "gpu",
-        ),
-        cwd=folder / "code",
-        env=env,
-        log=folder / "train.log",
-        limits=_limits(problem, machine, problem.stage(stage).seconds(machine.kind)),
-        echo=sys.stdout.buffer,
-        keep_fds=() if held is None else (held,),
-        gpu=machine.index,
-    )
+            env=env | {"TMPDIR": temporary},
+            log=folder / "train.log",
+            limits=_limits(problem, machine, problem.stage(stage).seconds(machine.kind)),
+            echo=sys.stdout.buffer,
+            keep_fds=() if held is None else (held,),
+            gpu=machine.index,
+        )
 
 
 def _hidden(lab: Lab) -> list[Path]:
