@@ -8,7 +8,7 @@ import pytest
 from conftest import TRAIN
 from test_lab import add_idea, call, change, settle_down
 
-from monolab import controls, receipts, results, verdicts
+from monolab import backlog, controls, receipts, results, verdicts
 from monolab.paths import Lab
 
 # As conftest's, with noise that depends on seed and code: sd 0.007 over seeds, about 0.01 of a paired difference.
@@ -146,7 +146,7 @@ def test_controls_show_how_often_the_lab_is_wrong(lab, wait_until):
     patch = subprocess.run(["git", "diff"], cwd=tree, capture_output=True, text=True, check=True).stdout
     (lab.ideas / "controls" / "harm.patch").write_text(patch)
     call(lab.root, "controls", "--rounds", "2")
-    wait_until(lambda: json.loads(call(lab.root, "status", "--json").stdout)["unfinished"] == 0, 90)
+    wait_until(lambda: not backlog.unfinished(lab), 90)
     rows = results.load(lab)
     assert {row.seed // 1000 for row in rows if row.idea == "control-null"} == {1, 2} and all(
         "control" in row.flags for row in rows if row.seed >= 1000
@@ -167,10 +167,11 @@ def test_a_share_of_the_queue_is_controls_where_program_md_asks_for_it(lab_repo,
     lab = lab_repo(**{"train.py": NOISY, "program.md": PROGRAM.replace("memory_gb: 1", "memory_gb: 1\ncontrols: 0.5")})
     call(lab.root, "data")
     call(lab.root, "baseline")
+    settle_down(lab, 3, wait_until)  # a control is compared with a baseline that was measured
     for slug in ("one", "two", "three"):
         offset(lab, slug, 0.2)
         call(lab.root, "queue", slug, "Q: a? H: expect -0.1 score, 50%")
-    wait_until(lambda: json.loads(call(lab.root, "status", "--json").stdout)["unfinished"] == 0, 90)
+    wait_until(lambda: not backlog.unfinished(lab), 90)
     assert controls.rounds(lab) == {"control-null": 2}
 
 

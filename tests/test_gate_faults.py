@@ -1,6 +1,5 @@
 """The keep gate where things go wrong in between: no question stays open for ever, no seed is picked, no two codes are taken for one."""
 
-import json
 import os
 import subprocess
 
@@ -8,7 +7,7 @@ import pytest
 from test_gate import NOISY, judged, offset
 from test_lab import add_idea, call, change
 
-from monolab import controls, results, verdicts
+from monolab import backlog, controls, results, verdicts
 from monolab.paths import Lab
 
 
@@ -31,7 +30,7 @@ def bare(lab_repo) -> Lab:
 @pytest.fixture
 def done(wait_until):
     def wait(lab: Lab) -> list[results.Row]:
-        wait_until(lambda: json.loads(call(lab.root, "status", "--json").stdout)["unfinished"] == 0, 90)
+        wait_until(lambda: not backlog.unfinished(lab), 90)
         return results.load(lab)
 
     return wait

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import PROGRAM
 
-from monolab import receipts, results, sandbox
+from monolab import backlog, receipts, results, sandbox
 from monolab.paths import Lab
 
 LAB = str(Path(sys.executable).with_name("lab"))
@@ -44,7 +44,7 @@ def change(tree: Path, old: str, new: str) -> None:
 
 
 def settle_down(lab: Lab, rows: int, wait_until) -> list[results.Row]:
-    wait_until(lambda: json.loads(call(lab.root, "status", "--json").stdout)["unfinished"] == 0, 90)
+    wait_until(lambda: not backlog.unfinished(lab), 90)
     assert len(results.load(lab)) == rows
     return results.load(lab)
 
