@@ -179,3 +179,16 @@ def test_an_older_record_is_an_error_that_says_what_to_do(bare):
     with pytest.raises(verdicts.LabError, match="line 1 is damaged") as error:
         verdicts.records(bare)
     assert "an older monolab wrote it" in error.value.hint
+
+
+def test_what_was_kept_at_one_stage_is_no_anchor_at_another(bare):
+    seeds(bare.root, 0, 1, 2)
+    offset(bare, "first", -0.2)
+    seeds(bare.worktree("first"), 0, 1, 2)
+    assert judged(bare, "first")[-1].kept
+    offset(bare, "second", -0.4, parent="first", before=-0.2)
+    for where in (bare.root, bare.worktree("second")):
+        for seed in ("0", "1", "2"):
+            call(where, "eval", "--stage", "verify", "--seed", seed)
+    last = judged(bare, "second")[-1]
+    assert (last.stage, last.gate.anchor, last.gate.through, last.gate.decision) == ("verify", "baseline", ("first",), "keep")

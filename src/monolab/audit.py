@@ -545,15 +545,10 @@ def _kind(receipt: Receipt) -> str:
 # -- the checkpoint and its number --------------------------------------------------------------------------------
 
 
-def _files(checkpoint: Path) -> list[Path]:
-    """What checkpoint_sha is over, as `run` chooses it."""
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "progress.json")
-
-
 def _checkpoint(lab: Lab, receipt: Receipt) -> Finding:
     place = f"6_runs/{receipt.run_id}/checkpoint"
     folder = lab.root / place
-    files = _files(folder)
+    files = run.trained_files(folder)
     if not files:
         return Finding("checkpoint", None, f"{place} {'is empty' if folder.exists() else 'was removed'}, as may be done to save disk")
     now = conditions.files_sha(folder, files)
@@ -614,7 +609,7 @@ def _scored_again(facts: _Facts, run_id: str, found: list[Finding]) -> list[Find
     def fresh() -> tuple[dict[str, float], str]:
         source = facts.lab.run(run_id) / "checkpoint"
         with _laid_out(facts, receipt) as folder:
-            for path in _files(source):  # what is not in its hash is not given to it either
+            for path in run.trained_files(source):  # what is not in its hash is not given to it either
                 copy = folder / "checkpoint" / path.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
@@ -720,7 +715,7 @@ def _trained_again(facts: _Facts, receipt: Receipt, folder: Path, held: int) -> 
         trained = run.train(facts.lab, folder, facts.machine, facts.problem, receipt.stage, receipt.seed, receipt.args, held)
     if trained.status != "ok":
         return None, None, _failed("train.py", trained)
-    files = _files(folder / "checkpoint")
+    files = run.trained_files(folder / "checkpoint")
     if not files:
         return None, None, "train.py ended without writing a checkpoint"
     same = conditions.files_sha(folder / "checkpoint", files) == receipt.checkpoint_sha

@@ -81,7 +81,7 @@ def references(lab: Lab, rows: list[Row], asked: Request) -> list[Request]:
         if row.idea == BASELINE and row.stage == asked.stage and row.value is not None and verdicts.is_reference(row.flags.split(","))
     ]
     found = [receipts.request(lab, row.run_id) for row in last[-1:]]
-    anchor, _ = verdicts.anchor_of(lab, asked, verdicts.kept_arms(verdicts.records(lab)))
+    anchor, _ = verdicts.anchor_of(lab, asked, verdicts.kept_arms(verdicts.records(lab), asked.stage))
     parent = receipts.request(lab, asked.parent) if asked.parent else None
     for one in (parent, anchor):
         if (

@@ -211,7 +211,7 @@ def _measure(lab: Lab, problem: Problem, request: Request, machine: device.Devic
     if strange := next((path for path in checkpoint.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())), None):
         why = f"the checkpoint holds {strange.name}, which is a link or no file: what it leads to was not trained here"
         return measured | {"status": "invalid", "reason": why, "log_tail": trained.tail[-TAIL:]}
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "progress.json")
+    files = trained_files(checkpoint)
     if not files:
         return measured | {"status": "crash", "reason": "train.py ended without writing a checkpoint", "log_tail": trained.tail[-TAIL:]}
     measured["checkpoint_sha"] = conditions.files_sha(checkpoint, files)
@@ -230,6 +230,11 @@ def _measure(lab: Lab, problem: Problem, request: Request, machine: device.Devic
         return measured | {"status": "invalid", "reason": metrics, "log_tail": scored.tail[-TAIL:]}
     params = metrics.get("params")
     return measured | {"value": metrics[problem.metric], "metrics": metrics, "params": None if params is None else int(params), "reason": ""}
+
+
+def trained_files(checkpoint: Path) -> list[Path]:
+    """What `checkpoint_sha` is over: every file but what train.py says of its progress."""
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "progress.json")
 
 
 def train(

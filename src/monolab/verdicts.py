@@ -288,9 +288,9 @@ def anchor_of(lab: Lab, asked: Request, kept: set[tuple]) -> tuple[Request | Non
     return None, tuple(reversed(through))
 
 
-def kept_arms(past: Iterable[Verdict]) -> set[tuple]:
-    """(idea, code_sha, args) of every arm that is kept."""
-    return {(one.idea, one.code_sha, one.args) for one in by_arm(past) if one.kept}
+def kept_arms(past: Iterable[Verdict], stage: str) -> set[tuple]:
+    """(idea, code_sha, args) of every arm that is kept at a stage: what was kept at another one is not known to be better here."""
+    return {(one.idea, one.code_sha, one.args) for one in by_arm(past) if one.kept and one.stage == stage}
 
 
 def _anchor(lab: Lab, rows: list[Row], first: Receipt, kept: set[tuple]) -> tuple[Arm, tuple[str, ...]]:
@@ -329,7 +329,7 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
         raise LabError(f"{idea} has no finished run at stage {stage}", hint=f"just queue {idea} --stage {stage}")
     first, past = mine.receipts[0], records(lab)
     base = arm(lab, rows, BASELINE, stage, first)
-    anchor, through = _anchor(lab, rows, first, kept_arms(past))
+    anchor, through = _anchor(lab, rows, first, kept_arms(past, stage))
     against, changed = _reference(lab, rows, first, first)
     if against is None:
         against, changed = anchor, f"{first.parent_idea}, which it builds on, was not measured at stage {stage}"
