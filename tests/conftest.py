@@ -18,6 +18,7 @@ OPTIONS = {
     "slow": "takes over a minute; run with --slow",
     "network": "fetches from a package registry; run with --network",
     "gpu": "needs an NVIDIA GPU; run with --gpu",
+    "live": "asks a real service of papers; run with --live",
 }
 
 
