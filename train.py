@@ -76,6 +76,14 @@ PRESETS = {  # what differs from Config's defaults. CPU budgets are tokens on on
     ("explore", "cuda"): GPU | {"seconds": 300.0},
     ("verify", "cuda"): GPU | {"seconds": 300.0, "layers": 12, "width": 768, "heads": 6, "hidden": 2048, "lr": 1.5e-3},
 }
+RANGES = {  # where `lab tune` may look for better settings: (lowest, highest), "log" for those that matter by their ratio
+    "lr": (1e-3, 3e-2, "log"),
+    "warmup": (0.0, 0.3),
+    "decay": (0.1, 1.0),
+    "weight_decay": (0.01, 0.5, "log"),
+    "clip": (0.25, 4.0, "log"),
+    "conv": (2, 6),
+}
 
 
 def parse(argv: list[str]) -> Config:

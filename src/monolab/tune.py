@@ -1,0 +1,184 @@
+"""The numeric rest: Optuna proposes settings of train.py's Config for a code that stands, as runs that fill an idle device.
+
+Where to look, train.py says itself in a constant `RANGES = {"lr": (1e-3, 3e-2, "log"), "conv": (2, 6)}`: whole numbers give whole numbers. The
+study is made anew from the ledger each time (Optuna's TPE, seeded by the number of trials), so there is no second record of what was tried.
+Its runs carry the flag `filler`: they are trials of settings, screened by the gate like any idea, and anything an agent queues goes first.
+"""
+
+import ast
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from monolab import backlog, ideas, queue, receipts, results, verdicts
+from monolab import problem as problems
+from monolab.errors import LabError
+from monolab.paths import BASELINE, Lab
+from monolab.receipts import Request
+
+CREDENCE = 0.15  # that a setting drawn by a sampler is better than the author's
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a field may lie, both ends included."""
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+
+def ranges(train: Path) -> dict[str, Range]:
+    """RANGES of train.py, read without running it. Raises LabError where there is none, or an entry is no range."""
+    example = 'RANGES = {"lr": (1e-3, 3e-2, "log"), "conv": (2, 6)}'
+    try:
+        module = ast.parse(train.read_text())
+    except (OSError, SyntaxError, ValueError) as error:
+        raise LabError(f"{train} cannot be read: {error}", hint=f"edit {train}") from error
+    for node in module.body:
+        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "RANGES" for target in node.targets):
+            try:
+                told = ast.literal_eval(node.value)
+            except ValueError as error:
+                raise LabError(f"{train.name}: RANGES is no literal: {error}", hint=example) from error
+            return {name: _range(name, one, example) for name, one in told.items()}
+    raise LabError(f"{train.name} says nothing about where its settings may lie", hint=f"add {example}")
+
+
+def _range(name: str, told: object, example: str) -> Range:
+    numbers = [one for one in told if isinstance(one, int | float) and not isinstance(one, bool)] if isinstance(told, tuple) else []
+    rest = [one for one in told if one not in numbers] if isinstance(told, tuple) else [told]
+    if (
+        len(numbers) != 2
+        or rest not in ([], ["log"])
+        or not numbers[0] < numbers[1]
+        or (rest and numbers[0] <= 0)
+        or not all(map(math.isfinite, numbers))
+    ):
+        raise LabError(f"RANGES: {name} is {told!r}, not (lowest, highest) or (lowest, highest, 'log')", hint=example)
+    return Range(float(numbers[0]), float(numbers[1]), bool(rest), all(isinstance(one, int) for one in numbers))
+
+
+def slug_of(code: str) -> str:
+    """The idea under which settings of a code are tried."""
+    return f"tune-{code}"[:48].rstrip("-")
+
+
+def waiting(lab: Lab, code: str, stage: str, fields: dict[str, Range]) -> list[dict[str, float]]:
+    """Settings that are queued or run."""
+    asked = [one for one in backlog.pending(lab) if one.idea == slug_of(code) and one.stage == stage and "replicate" not in one.flags]
+    return [settings for one in asked if (settings := settings_of(one, fields)) is not None]
+
+
+def trials(lab: Lab, code: str, stage: str, fields: dict[str, Range]) -> list[tuple[dict[str, float], float | None]]:
+    """Settings tried for a code and what came out, oldest first: None where nothing was measured."""
+    found = []
+    for row in results.load(lab):
+        if row.idea == slug_of(code) and row.stage == stage:
+            receipt = receipts.receipt(lab, row.run_id)
+            if "replicate" not in receipt.flags and (settings := settings_of(receipt, fields)) is not None:
+                found.append((settings, row.value))
+    return found
+
+
+def settings_of(receipt: Request, fields: dict[str, Range]) -> dict[str, float] | None:
+    told = dict(zip((word.removeprefix("--") for word in receipt.args[::2]), receipt.args[1::2], strict=False))
+    return {name: float(told[name]) for name in fields} if fields.keys() <= told.keys() else None
+
+
+def ask(
+    fields: dict[str, Range], past: list[tuple[dict[str, float], float | None]], sign: int, waiting: Sequence[dict[str, float]] = ()
+) -> dict[str, float]:
+    """The next settings: TPE over what was tried, with a failure as the worst value so far, and away from what is still waited for.
+
+    `sign`: +1 where higher is better. The same past gives the same settings.
+    """
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    spaces = {
+        name: optuna.distributions.IntDistribution(int(one.low), int(one.high), log=one.log)
+        if one.whole
+        else optuna.distributions.FloatDistribution(one.low, one.high, log=one.log)
+        for name, one in fields.items()
+    }
+
+    def inside(settings: dict[str, float]) -> dict[str, float] | None:
+        if any(not fields[name].low <= number <= fields[name].high for name, number in settings.items()):
+            return None
+        return {name: int(number) if fields[name].whole else number for name, number in settings.items()}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(seed=len(past) + len(waiting), n_startup_trials=min(10, 2 * len(fields)), constant_liar=True)
+    study = optuna.create_study(direction="maximize" if sign > 0 else "minimize", sampler=sampler)
+    measured = [value for _, value in past if value is not None]
+    worst = sign * min((sign * value for value in measured), default=0.0)
+    for settings, value in past:
+        if measured and (known := inside(settings)):
+            study.add_trial(create_trial(params=known, distributions=spaces, value=worst if value is None else value))
+    for settings in waiting:
+        if known := inside(settings):
+            study.add_trial(create_trial(params=known, distributions=spaces, state=TrialState.RUNNING))
+    return study.ask(spaces).params
+
+
+def args_of(settings: dict[str, float]) -> list[str]:
+    return [word for name, number in settings.items() for word in (f"--{name}", str(number) if isinstance(number, int) else f"{number:.4g}")]
+
+
+def propose(lab: Lab, code: str = "", stage: str = "explore") -> Request:
+    """Queue one setting of `code` (default: the best that holds), below every idea in the queue. Raises LabError without ranges or a baseline."""
+    problem = problems.load(lab)
+    if not code:
+        code = verdicts.best(lab, problem, results.load(lab), stage)["idea"]
+        code = code.removeprefix("tune-") if code.startswith("tune-") else code
+    tree = queue.tree_of(lab, code)
+    fields = ranges(tree / "train.py")
+    slug = slug_of(code)
+    if slug not in ideas.slugs(lab):
+        _write(lab, problem, slug, code, fields)
+        queue.worktree(lab, slug)
+    settings = ask(fields, trials(lab, code, stage, fields), problem.sign, waiting(lab, code, stage, fields))
+    (made,) = queue.enqueue(lab, slug, None, stage, [0], args_of(settings), filler=True)
+    return made
+
+
+def _write(lab: Lab, problem: problems.Problem, slug: str, code: str, fields: dict[str, Range]) -> None:
+    front = {
+        "question": f"Do other settings suit {code} better than its author's?",
+        "hypothesis": f"Some setting within {', '.join(fields)} beats the one that {code} has, because it was chosen for other code.",
+        "predicted_effect": problem.sign * problem.smallest_effect,
+        "credence": CREDENCE,
+        "kill_rule": "the gate drops each setting by itself",
+        "parent": code,
+        "papers": [],
+        "origin": "experience",
+        "filler": True,
+    }
+    body = f"# Settings of {code}\n\nProposed by Optuna within RANGES of train.py, where no idea waits; each setting is one arm.\n"
+    path = lab.ideas / f"{datetime.now(UTC):%Y-%m-%d}_{slug}.md"
+    receipts.write_atomic(path, f"---\n{yaml.safe_dump(front, sort_keys=False, width=140)}---\n{body}")
+
+
+def findings(lab: Lab, code: str = BASELINE, stage: str = "explore") -> list[dict]:
+    """What was tried for a code, best first, for an author to read."""
+    sign = problems.load(lab).sign
+    fields = ranges(queue.tree_of(lab, code) / "train.py")
+    found = [{"settings": settings, "value": value} for settings, value in trials(lab, code, stage, fields)]
+    return sorted(found, key=lambda one: (one["value"] is None, -sign * (one["value"] or 0.0)))
+
+
+def as_text(found: list[dict]) -> str:
+    return (
+        "\n".join(f"{'no value' if one['value'] is None else format(one['value'], '.6g'):>10}  {json.dumps(one['settings'])}" for one in found)
+        or "nothing was tried yet"
+    )
