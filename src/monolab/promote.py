@@ -1,0 +1,69 @@
+"""Explore -> verify: what the gate kept at one stage is measured again at the next, longer and larger, with seeds that nothing was chosen by.
+
+An idea that is kept there too is scale-stable; one that is refuted or dropped there is scale-bound: it was right, and only at the small scale.
+"""
+
+from dataclasses import dataclass
+
+from monolab import problem as problems
+from monolab import queue, results, verdicts
+from monolab.errors import LabError
+from monolab.paths import BASELINE, Lab
+from monolab.receipts import Request
+
+SEEDS = (100, 101, 102)  # asked for at once: none of them screens
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of an idea at two stages; effects are candidate minus parent, in the metric's unit."""
+
+    idea: str
+    small: float | None
+    large: float | None
+    word: str  # scale-stable, scale-bound, open, waiting (kept at the first stage, not asked at the second)
+    why: str
+
+
+def standings(lab: Lab, small: str = "explore", large: str = "verify") -> list[Standing]:
+    """Of every idea that was kept at `small`."""
+    past = [one for one in verdicts.by_arm(verdicts.records(lab)) if not one.control]
+    kept = {one.idea: one for one in past if one.stage == small and one.kept}
+    there = {one.idea: one for one in past if one.stage == large}
+    asked = {row.idea for row in results.load(lab) if row.stage == large}
+    found = []
+    for idea, one in kept.items():
+        other = there.get(idea)
+        if other is None:
+            word, why = ("open", "its runs are not judged yet") if idea in asked else ("waiting", f"just promote {idea}")
+        elif other.kept:
+            word, why = "scale-stable", other.gate.why
+        elif other.verdict == "refuted" or other.gate.decision == "drop":
+            word, why = "scale-bound", other.why if other.verdict == "refuted" else other.gate.why
+        else:
+            word, why = "open", other.gate.why
+        found.append(Standing(idea, one.effect, other and other.effect, word, why))
+    return found
+
+
+def promote(lab: Lab, slugs: list[str], small: str = "explore", large: str = "verify") -> list[Request]:
+    """Queue ideas at the larger stage; by default all that were kept at the smaller one and not asked there, with the baseline where it is not measured.
+
+    Raises LabError when there is none, when an idea was not kept, and when it was asked already.
+    """
+    problems.load(lab).stage(large)
+    known = {one.idea: one for one in standings(lab, small, large)}
+    chosen = slugs or [one.idea for one in known.values() if one.word == "waiting"]
+    if not chosen:
+        raise LabError(f"nothing waits to be promoted: no idea kept at {small} that was not asked at {large}", hint="just lineage tree")
+    for slug in chosen:
+        if slug not in known:
+            raise LabError(f"{slug} was not kept at {small}: what is not better there is not worth a longer run", hint=f"just verdict {slug}")
+        if known[slug].word != "waiting":
+            raise LabError(f"{slug} was asked at {large} already: {known[slug].word}", hint=f"just verdict {slug} --stage {large}")
+    made = []
+    if not any(row.idea == BASELINE and row.stage == large and row.value is not None for row in results.load(lab)):
+        made += queue.enqueue(lab, BASELINE, "Q: where does the baseline stand at the larger scale?", large, list(SEEDS), [])
+    for slug in chosen:
+        made += queue.enqueue(lab, slug, None, large, list(SEEDS), [])
+    return made
