@@ -57,12 +57,12 @@ def nvml(monkeypatch):
             nvmlDeviceGetComputeRunningProcesses=lambda handle: processes,
         )
         monkeypatch.setitem(sys.modules, "pynvml", fake)
-        device._nvml.cache_clear()
+        device.library.cache_clear()
 
     monkeypatch.delenv("LAB_DEVICE")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     yield install
-    device._nvml.cache_clear()
+    device.library.cache_clear()
 
 
 CPU = Device("cpu", "cpu", None, "cpu", "any")

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from monolab import device, supervise
+from monolab import cgroup, device, supervise
 from monolab.supervise import Limits, Outcome
 
 LOG = "train.log"
@@ -209,6 +209,44 @@ def test_one_that_stops_itself_is_ended(run):
 
 
 # --- memory
+
+
+def test_a_group_of_its_own_holds_all_of_a_run_and_goes_with_it(run, tmp_path):
+    if cgroup.make("0-0", None) is None:
+        pytest.skip("no control group of version 2 may be made here")
+    groups = set()
+
+    def observe(seen):
+        for process in seen:
+            groups.update(line for line in Path(f"/proc/{process.pid}/cgroup").read_text().splitlines() if line.startswith("0::"))
+
+    outcome = run(DAEMON + "daemon()\ntime.sleep(0.5)", memory=2, observe=observe)
+    (found,) = groups
+    assert f"/{cgroup.NAME}{os.getpid()}-" in found and outcome.status == "ok"
+    assert [path for place in cgroup.own() for path in place.glob(f"{cgroup.NAME}{os.getpid()}-*")] == []
+    assert outcome.memory_limit in ("cgroup 2 GiB", "watched 2 GiB") and run("pass").memory_limit == ""
+
+
+@pytest.mark.parametrize("delegated", [True, False])
+def test_the_kernel_limits_memory_where_that_is_delegated(tmp_path, monkeypatch, delegated):
+    """The files that the kernel would show; no machine of ours delegates the memory controller."""
+    monkeypatch.setattr(cgroup, "own", lambda: [tmp_path])
+    (tmp_path / "cgroup.procs").touch()
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n" if delegated else "cpu pids\n")
+    (tmp_path / f"{cgroup.NAME}999999999-1").mkdir()  # of a supervisor that is gone
+    group = cgroup.make("5-7", 1.5)
+    assert group.memory is delegated and [path.name for path in tmp_path.glob(f"{cgroup.NAME}*")] == [f"{cgroup.NAME}5-7"]
+    if delegated:
+        assert (group.path / "memory.max").read_text() == str(3 * 2**29) and (group.path / "memory.oom.group").read_text() == "1"
+        assert not group.ran_out()
+        (group.path / "memory.events").write_text("low 0\noom 2\noom_kill 1\n")
+        assert group.ran_out()
+
+
+def test_where_no_group_can_be_made_memory_is_watched(run, monkeypatch):
+    monkeypatch.setattr(cgroup, "own", list)
+    outcome = run("block = bytearray(800 << 20)\nimport time; time.sleep(100)", memory=0.3)
+    assert (outcome.status, outcome.memory_limit) == ("oom", "watched 0.3 GiB")
 
 
 def test_more_memory_than_allowed(run):
@@ -460,6 +498,7 @@ import dataclasses, json, os, signal, sys
 from pathlib import Path
 from monolab import device, supervise
 
+SETTING
 class Stopped(Exception): pass
 def stop(*_): raise Stopped
 signal.signal(signal.SIGTERM, stop)
@@ -467,7 +506,7 @@ with device.lock(device.detect(), print, run="r1", lab="a lab") as held:
     outcome = supervise.run(
         [sys.executable, "-S", "-c", sys.argv[1]],
         cwd=Path.cwd(), env={"PATH": os.environ["PATH"]}, log=Path("train.log"),
-        limits=supervise.Limits(60, 0.5, None, 1), keep_fds=(held,),
+        limits=supervise.Limits(SECONDS, 0.5, None, 1), keep_fds=(held,),
     )
     Path("outcome").write_text(json.dumps(dataclasses.asdict(outcome)))
     try:
@@ -484,8 +523,9 @@ def runner(tmp_path, wait_until):
     """`runner(trick)`: a process that holds the device and supervises a child with a daemon; given once both are there."""
     started = []
 
-    def start(trick: str = "") -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-c", RUNNER, STAYS.replace("TRICK", trick)], cwd=tmp_path)
+    def start(trick: str = "", setting: str = "", seconds: float = 60) -> subprocess.Popen:
+        program = RUNNER.replace("SETTING", setting).replace("SECONDS", str(seconds))
+        process = subprocess.Popen([sys.executable, "-c", program, STAYS.replace("TRICK", trick)], cwd=tmp_path)
         started.append(process)
         wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text() and (tmp_path / LOG).read_text())
         return process
@@ -522,6 +562,57 @@ def test_when_the_supervisor_is_killed_all_ends_before_the_device_is_free(runner
         assert time.monotonic() < began + 10
     assert [alive(pid) for pid in known] == [False, False]
     assert time.monotonic() < began + 1
+
+
+UNKNOWN = """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            open('unknown', 'w').write(str(os.getpid()))
+            os.closerange(0, 256)
+            os.execve('/bin/sleep', ['sleep', '100'], {})
+    os._exit(0)
+"""
+
+
+STOPS_IT = """
+import threading
+def stop():
+    while not open('train.log').read():
+        time.sleep(0.01)
+    os.kill(os.getppid(), signal.SIGSTOP)
+threading.Thread(target=stop, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_one_that_left_its_session_and_its_environment_ends_with_a_killed_supervisor(runner, tmp_path, wait_until, group):
+    if group and cgroup.make("0-0", None) is None:
+        pytest.skip("no control group of version 2 may be made here")
+    process = runner(UNKNOWN, "" if group else "supervise.cgroup.make = lambda *_: None")
+    (unknown,) = pids(tmp_path / "unknown")
+    wait_until(lambda: Path(f"/proc/{unknown}/environ").read_bytes() == b"")
+    (guard,) = [p for p in psutil.process_iter() if p.name() == "lab-guard" and _cwd(p) == tmp_path]
+    if not group:  # then the guard must have looked, which it does every second
+        before = guard.num_ctx_switches().voluntary
+        wait_until(lambda: guard.num_ctx_switches().voluntary >= before + 2)
+    process.kill()
+    wait_until(lambda: not alive(unknown))
+    wait_until(lambda: not alive(guard.pid))
+    assert [path for place in cgroup.own() for path in place.glob(f"{cgroup.NAME}{process.pid}-*")] == []
+
+
+def test_the_limit_holds_when_the_candidate_stops_its_supervisor(runner, tmp_path, wait_until):
+    process = runner(STOPS_IT, "supervise.LATE = 0.3", 0.5)
+    known = [pid for name in ("child", "pids") for pid in pids(tmp_path / name)]
+    wait_until(lambda: not any(map(alive, known)))  # the guard has done it: the supervisor still stands
+    assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(10) == 0
+    outcome = json.loads((tmp_path / "outcome").read_text())
+    assert (outcome["status"], outcome["returncode"]) == ("timeout", -signal.SIGKILL)
 
 
 def test_the_child_ends_with_its_supervisor_also_without_the_guard(runner, tmp_path, wait_until):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from monolab import filesystem
 from monolab.errors import LabError
 
 ASK = 0.05  # seconds between two attempts at a lock that is held
@@ -65,7 +66,7 @@ def _cpu() -> Device:
 
 
 @functools.cache
-def _nvml():
+def library():
     """NVML, started; None where the machine has no NVIDIA driver. LabError when there is one and it does not work."""
     import pynvml
 
@@ -79,7 +80,7 @@ def _nvml():
 
 
 def _gpus() -> list[Device]:
-    nvml = _nvml()
+    nvml = library()
     if nvml is None:
         return []
     driver = nvml.nvmlSystemGetDriverVersion()
@@ -187,6 +188,7 @@ def _path(device: Device) -> Path:
         raise _unusable(folder, error) from error
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
         raise LabError(f"{folder} is not a folder (or is a link)", hint="remove it, or set LAB_LOCK_DIR")
+    filesystem.require_own_disk(folder)
     return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', device.uid)}.lock"
 
 
@@ -239,20 +241,25 @@ def foreign_processes(device: Device) -> list[str]:
         return []
     import psutil
 
-    nvml = _nvml()
+    nvml = library()
     me = psutil.Process()
     ours = {me.pid} | {child.pid for child in me.children(recursive=True)}
     found = []
     for process in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(device.index)):
         if process.pid in ours:
             continue
-        try:
-            name = psutil.Process(process.pid).name()
-        except psutil.Error:  # inside a container NVML counts the processes of the machine around it
-            name = "(not visible from here)"
         size = "" if process.usedGpuMemory is None else f" {process.usedGpuMemory / 2**30:.1f} GiB"
-        found.append(f"pid {process.pid} {name}{size}")
+        found.append(f"pid {process.pid} {name_of(process.pid)}{size}")
     return found
+
+
+def name_of(pid: int) -> str:
+    """What a process is called, on one line."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:  # it has ended; or, inside a container, NVML counts the processes of the machine around it
+        return "(not visible from here)"
+    return "".join(c if c.isprintable() else "?" for c in name) or "?"
 
 
 def load() -> dict:

@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
+from monolab import cgroup
+
 GIB, MIB = 2**30, 2**20
 MARK = "LAB_SUPERVISOR"  # set in the environment of everything under supervision: how the guard knows it again
 TAIL = 4000  # characters of the output in an Outcome
 LINE = 8192  # bytes that are given up at most so that what is kept of the output starts and ends with a whole line
 LEAVE = 0.2  # seconds that processes which outlive the child have to go by themselves
+LATE = 5.0  # seconds past its limits after which the guard ends a run whose supervisor has not, because somebody has stopped it
 PATIENCE = 10.0  # seconds after which a process that survives SIGKILL (one that hangs in a driver) is left alone
 LOOK = 0.1  # seconds between two looks at the memory, more where a look is expensive
 
@@ -62,6 +65,8 @@ class Outcome:
     tail: str  # the last lines of the output, valid text without control characters
     log_truncated: bool  # output was dropped
     left_behind: int  # processes that outlived the child and were ended
+    halted: str = ""  # why whoever watched it had it ended
+    memory_limit: str = ""  # what kept host memory within its limit: "cgroup 16 GiB" (the kernel), "watched 16 GiB" (this process), or nothing
 
 
 def run(
@@ -74,25 +79,30 @@ def run(
     echo: IO[bytes] | None = None,
     keep_fds: tuple[int, ...] = (),
     gpu: int | None = None,
+    observe: "Callable[[list[Process]], tuple[str, str] | None] | None" = None,
 ) -> Outcome:
     """Run `command` within `limits` and end everything that it started, however it ends.
 
     Its output is appended to `log` and copied to `echo`. `keep_fds` stay open in it. `gpu` is NVML's index of the
-    device whose memory `peak_gb` reports. SIGTERM, SIGINT or SIGHUP to this process end the child (status `killed`);
+    device whose memory `peak_gb` reports. `observe` is called often, from this thread, with the processes of the run, those too that have ended and
+    that nobody has waited for; it must be quick. What it returns, a status and a reason, ends the run with them. SIGTERM, SIGINT or SIGHUP to this process end the child (status `killed`);
     the caller's handlers are back in force on return. One call at a time in a process; outside of the main thread
     signals are the caller's own affair. Raises OSError when the command cannot be started.
     """
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     with contextlib.ExitStack() as stack:
         stops = stack.enter_context(_stop_signals())
-        tell_guard = stack.enter_context(_guard(mark, keep_fds))
+        group = cgroup.make(mark, limits.memory_gb)
+        if group:
+            stack.callback(group.remove)
+        tell_guard = stack.enter_context(_guard(mark, keep_fds, group, limits.seconds + limits.grace_seconds + LATE))
         stack.enter_context(_subreaper())
         device = _Gpu(gpu) if gpu is not None else None
         output = stack.enter_context(_Output(log, int(limits.log_mb * MIB), echo))
-        strangers = {process.pid for process in _processes() if process.parent == os.getpid()}
+        strangers = {process.pid for process in processes() if process.parent == os.getpid()}
         floor, killed_before = _resident(os.getpid())[0], _oom_kills()
 
-        prepare = functools.partial(_prepare, os.getpid())
+        prepare = functools.partial(_prepare, os.getpid(), group)
         reading, writing = os.pipe()
         stack.callback(os.close, reading)
         try:
@@ -109,15 +119,16 @@ def run(
                 stderr=writing,
                 pass_fds=keep_fds,
                 start_new_session=True,
-                preexec_fn=prepare,  # noqa: PLW1509 - it calls prctl and setrlimit, takes no lock, and no thread of ours runs yet
+                preexec_fn=prepare,  # noqa: PLW1509 - it calls prctl, setrlimit and write, takes no lock, and no thread of ours runs yet
             )
         finally:
             os.close(writing)
-        watch = _Watch(child, strangers, _Memory(device), output, stops, reading)
+        group = group if group and group.holds(child.pid) else None
+        watch = _Watch(child, strangers, _Memory(device), output, stops, reading, group)
         stack.callback(watch.end)  # also when something here goes wrong: no child outlives this function
         tell_guard(child.pid)
 
-        cause = watch.until_it_ends(limits, started)
+        cause = watch.until_it_ends(limits, started, observe)
         ended = time.monotonic()
         left_behind = watch.end()
         watch.memory.at_end(watch.usage.ru_maxrss * 1024, floor)
@@ -128,14 +139,19 @@ def run(
         elif code == 0:
             status = "ok"
         else:
-            status = "oom" if _out_of_memory(code, output.text(), killed_before) else "crash"
+            ran_out = group is not None and group.ran_out()
+            status = "oom" if ran_out or _out_of_memory(code, output.text(), killed_before) else "crash"
         notes = [f"[lab] pid {process.pid} could not be killed" for process in watch.living()]
-        if cause == "timeout":
+        if watch.halted:
+            notes.append(f"[lab] ended: {watch.halted}")
+        elif cause == "timeout":
             notes.append(f"[lab] ended: still running after {limits.seconds:g} s")
         elif cause == "oom":
             notes.append(f"[lab] ended: {watch.memory.peak / GIB:.2f} GiB of memory in use, the limit is {limits.memory_gb:g}")
         elif cause == "killed":
             notes.append(f"[lab] ended: the run was told to stop by {signal.Signals(stops.received[0]).name}")
+        elif status == "oom" and group and group.ran_out():
+            notes.append(f"[lab] ended: the kernel allows it {limits.memory_gb:g} GiB of memory")
         elif code < 0:
             notes.append(f"[lab] ended by {signal.Signals(-code).name}")
         output.finish(notes)
@@ -143,14 +159,25 @@ def run(
     if stops.received:
         status = "killed"
     peak = watch.memory.peak if device is None else watch.memory.device_peak
-    return Outcome(status, code, ended - started, peak / GIB, output.text(), output.truncated, left_behind)
+    kept = "" if limits.memory_gb is None else f"{'cgroup' if group and group.memory else 'watched'} {limits.memory_gb:g} GiB"
+    return Outcome(status, code, ended - started, peak / GIB, output.text(), output.truncated, left_behind, watch.halted, kept)
 
 
 class _Watch:
     """One child while it runs: what arrives on its pipe, when it ends, and all that lives below this process."""
 
-    def __init__(self, child: subprocess.Popen, strangers: set[int], memory: "_Memory", output: "_Output", stops: "_Stops", reading: int):
+    def __init__(
+        self,
+        child: subprocess.Popen,
+        strangers: set[int],
+        memory: "_Memory",
+        output: "_Output",
+        stops: "_Stops",
+        reading: int,
+        group: cgroup.Group | None,
+    ):
         self.child = child
+        self.group = group
         self.strangers = strangers  # children of this process that are no part of the run
         self.memory = memory
         self.output = output
@@ -158,6 +185,7 @@ class _Watch:
         self.reading = reading
         self.usage: resource.struct_rusage | None = None  # of the child, once it has ended
         self.left_behind: int | None = None
+        self.halted = ""  # why `observe` wanted it to end
         self.selector = selectors.DefaultSelector()
         self.selector.register(reading, selectors.EVENT_READ, self._read)
         self.selector.register(stops.reading, selectors.EVENT_READ, stops.clear)
@@ -167,7 +195,7 @@ class _Watch:
         except OSError:  # kernels before 5.3 and some sandboxes have none: the child is then asked after every 10 ms
             self.pidfd = None
 
-    def until_it_ends(self, limits: Limits, started: float) -> str:
+    def until_it_ends(self, limits: Limits, started: float, observe: "Callable[[list[Process]], tuple[str, str] | None] | None") -> str:
         """Wait for the child, and end it where it passes a limit. Returns why it was ended, or "" when it ended by itself."""
         cause, deadline, killing = "", started + limits.seconds, False
         look, pause = started + 0.01, 0.01
@@ -182,13 +210,22 @@ class _Watch:
                 killing = True
                 self.signal(signal.SIGKILL)
             if now >= look and not killing:
-                used = self.memory.look([process.pid for process in self.living()])
+                seen = self.seen()
+                verdict = observe(seen) if observe else None  # before the dead are buried: their time is counted once
+                if verdict and not cause:
+                    cause, self.halted = verdict
+                    deadline = now + limits.grace_seconds
+                    self.signal(signal.SIGTERM)
+                self.bury(seen)
+                used = self.memory.look([process.pid for process in seen if process.state not in "ZX"])
                 if limits.memory_gb is not None and used > limits.memory_gb * GIB and not cause:
                     cause, killing = "oom", True  # at once: in a grace period it would take still more
                     self.signal(signal.SIGKILL)
                 pause = min(2 * pause, LOOK)
                 look = time.monotonic() + max(pause, 20 * (time.monotonic() - now))  # the looks take at most a twentieth of a core
             self.step(0.02 if killing else min(deadline, look) - time.monotonic())
+        if not cause and self.child.returncode and time.monotonic() >= deadline + LATE:
+            return "timeout"  # this process was stopped meanwhile, and the guard has ended the run in its place
         return cause
 
     def step(self, timeout: float) -> None:
@@ -218,22 +255,22 @@ class _Watch:
             if self.pidfd is not None:
                 self.selector.unregister(self.pidfd)
 
-    def seen(self) -> "list[_Process]":
+    def seen(self) -> "list[Process]":
         """The processes of this run, dead ones too that nobody has waited for; orphans come to this process, the subreaper."""
-        below: dict[int, list[_Process]] = {}
-        for process in _processes():
+        below: dict[int, list[Process]] = {}
+        for process in processes():
             below.setdefault(process.parent, []).append(process)
         walk = [process for process in below.get(os.getpid(), []) if process.pid not in self.strangers]
         for process in walk:  # which grows meanwhile
             walk += below.get(process.pid, [])
         return walk
 
-    def living(self) -> "list[_Process]":
+    def living(self) -> "list[Process]":
         seen = self.seen()
         self.bury(seen)
         return [process for process in seen if process.state not in "ZX"]
 
-    def bury(self, seen: "list[_Process]") -> None:
+    def bury(self, seen: "list[Process]") -> None:
         """Wait for the orphans that have ended; the child itself is left to `_reap`."""
         for process in seen:
             if process.state == "Z" and process.parent == os.getpid() and process.pid != self.child.pid:
@@ -256,6 +293,8 @@ class _Watch:
 
     def signal(self, number: int) -> None:
         """To all of the run. By group, which is one moment for all that are in it: none of them forks in between."""
+        if self.group and number == signal.SIGKILL:
+            self.group.kill()
         seen = self.seen()
         for group in {process.group for process in seen}:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -427,15 +466,17 @@ class _Gpu:
             return 0
 
 
-class _Process(NamedTuple):
+class Process(NamedTuple):
     pid: int
     state: str  # Z: a zombie
     parent: int
     group: int
     session: int
+    started: int  # clock ticks from boot to its start: with the pid, it names one process for ever
+    ticks: int  # processor time, in clock ticks: its own, and that of those below it that it has waited for
 
 
-def _processes() -> Iterator[_Process]:
+def processes() -> Iterator[Process]:
     """All processes of the machine (of this container), as far as they do not end meanwhile."""
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -444,8 +485,8 @@ def _processes() -> Iterator[_Process]:
                     text = file.read()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            state, parent, group, session, _ = text[text.rindex(b")") + 2 :].split(None, 4)  # the name before it may hold anything
-            yield _Process(int(name), state.decode(), int(parent), int(group), int(session))
+            state, parent, group, session, *rest = text[text.rindex(b")") + 2 :].split(None, 20)  # the name before it may hold anything
+            yield Process(int(name), state.decode(), int(parent), int(group), int(session), int(rest[15]), sum(map(int, rest[7:11])))
 
 
 def _resident(pid: int) -> tuple[int, int]:
@@ -486,11 +527,14 @@ def _prctl(option: int, argument) -> None:
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
-def _prepare(parent: int) -> None:
+def _prepare(parent: int, group: cgroup.Group | None) -> None:
     """In the new process, before it becomes the command."""
     _prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != parent:  # it died before the line above took effect
         os._exit(1)
+    if group:
+        with contextlib.suppress(OSError):  # the caller sees whether it is in it
+            group.enter()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file of a training process fills the disk
     with contextlib.suppress(OSError):  # where the kernel must choose, it should take the candidate, not its supervisor
         Path("/proc/self/oom_score_adj").write_text("500")
@@ -547,11 +591,13 @@ def _stop_signals() -> Iterator[_Stops]:
 
 
 @contextlib.contextmanager
-def _guard(mark: str, keep_fds: tuple[int, ...]) -> Iterator[Callable[[int], None]]:
+def _guard(mark: str, keep_fds: tuple[int, ...], group: cgroup.Group | None, seconds: float) -> Iterator[Callable[[int], None]]:
     """A second process that sweeps up when this one is killed with SIGKILL (`pueue kill` does that).
 
     The parent-death signal ends the child itself; workers and daemons that it has started would live on, on the GPU.
-    The guard ends them. It holds `keep_fds`, the device's lock among them, until all are gone. It is no child of this
+    The guard ends them; also when they still run `seconds` after the child's start, because somebody has stopped (SIGSTOP) the one who should have
+    ended them: `pueue pause` does that, and an unsandboxed candidate can. What is below the supervisor it notes every second, so that it also knows
+    those again that have left their session and cleared their environment. It holds `keep_fds`, the device's lock among them, until all are gone. It is no child of this
     process, so that a process without children knows that nothing of the run is left. Yields how to tell it the child.
     """
     ours, its = socket.socketpair()
@@ -559,7 +605,7 @@ def _guard(mark: str, keep_fds: tuple[int, ...]) -> Iterator[Callable[[int], Non
     if between == 0:
         try:
             if os.fork() == 0:
-                _stand_guard(mark, its, keep_fds)
+                _stand_guard(mark, its, keep_fds, group, seconds)
         finally:
             os._exit(0)
     its.close()
@@ -576,11 +622,12 @@ def _guard(mark: str, keep_fds: tuple[int, ...]) -> Iterator[Callable[[int], Non
             ours.recv(1)  # until it has gone, and has let go of `keep_fds`
 
 
-def _stand_guard(mark: str, channel: socket.socket, keep_fds: tuple[int, ...]) -> None:
-    """Wait for the supervisor's 0, which says that all is well, or for its death; then end what is left of the run."""
+def _stand_guard(mark: str, channel: socket.socket, keep_fds: tuple[int, ...], group: cgroup.Group | None, seconds: float) -> None:
+    """Wait for the supervisor's 0, which says that all is well, or for its death or its failure to end the run in time; then end what is left of it."""
     signal.set_wakeup_fd(-1)
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+    home = os.getsid(0)  # the supervisor's
     os.setsid()
     _prctl(PR_SET_NAME, ctypes.c_char_p(b"lab-guard"))
     null = os.open(os.devnull, os.O_RDWR)
@@ -590,18 +637,57 @@ def _stand_guard(mark: str, channel: socket.socket, keep_fds: tuple[int, ...]) -
         if fd not in (0, 1, 2, channel.fileno(), *keep_fds):
             with contextlib.suppress(OSError):
                 os.close(fd)
-    sessions = set()
-    while told := channel.recv(8, socket.MSG_WAITALL):
+    supervisor = int(mark.partition("-")[0])
+    sessions, known, before, deadline = set(), {}, None, float("inf")  # known: when each process below the supervisor was started
+    while True:
+        channel.settimeout(1.0)
+        try:
+            told = channel.recv(8, socket.MSG_WAITALL)
+        except TimeoutError:
+            known = _below(supervisor, before or set())
+            if time.monotonic() >= deadline:
+                _end_all(mark, group, sessions, known, home)
+            continue
+        if not told:  # the supervisor is gone
+            break
         if not (child := int.from_bytes(told, "little")):
             return
+        before = {process.pid for process in processes() if process.parent == supervisor and process.pid != child}
         sessions.add(child)
+        deadline = time.monotonic() + seconds
+    _end_all(mark, group, sessions, known, home)
+    if group:
+        group.remove()
+
+
+def _below(top: int, strangers: set[int]) -> dict[int, int]:
+    """The processes below `top`, with the time at which each was started."""
+    below: dict[int, list[Process]] = {}
+    for process in processes():
+        below.setdefault(process.parent, []).append(process)
+    walk = [process for process in below.get(top, []) if process.pid not in strangers]
+    for process in walk:  # which grows meanwhile
+        walk += below.get(process.pid, [])
+    return {process.pid: process.started for process in walk}
+
+
+def _end_all(mark: str, group: cgroup.Group | None, sessions: set[int], known: dict[int, int], home: int) -> None:
+    """Kill what is in the run's group or sessions, bears its mark, or was seen below its supervisor, until nothing is left. `home`: no session of it."""
     quiet, patience = 0, time.monotonic() + PATIENCE
     while quiet < 3 and time.monotonic() < patience:
-        left = [process for process in _processes() if process.state not in "ZX" and (process.session in sessions or _has_mark(process.pid, mark))]
-        sessions = {process.session for process in left}
-        for group in {process.group for process in left}:
+        members = group.members() if group else set()
+        if members:
+            group.kill()
+        left = []
+        for process in processes():
+            ours = process.session in sessions or process.pid in members or known.get(process.pid) == process.started
+            if process.state not in "ZX" and (ours or _has_mark(process.pid, mark)):
+                left.append(process)
+                known |= _below(process.pid, set())
+        sessions |= {process.session for process in left if process.session != home}
+        for process in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL) if process.session == home else os.killpg(process.group, signal.SIGKILL)
         quiet = 0 if left else quiet + 1
         time.sleep(0.01)
 
@@ -612,3 +698,21 @@ def _has_mark(pid: int, mark: str) -> bool:
         return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
+
+
+def left_by(supervisor: int) -> list[int]:
+    """Processes under the supervision of a process that is gone: it and their guard were killed, or the guard is just ending them."""
+    started = f"{MARK}={supervisor}-".encode()
+    found = []
+    for process in processes():
+        with contextlib.suppress(OSError):
+            if process.state not in "ZX" and started in Path(f"/proc/{process.pid}/environ").read_bytes():
+                found.append(process.pid)
+    return found
+
+
+def end(pids: list[int]) -> None:
+    """Kill processes that nobody supervises any more."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
