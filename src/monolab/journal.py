@@ -1,9 +1,12 @@
 """RESEARCH_JOURNAL.md: the lab's own entries, newest on top, old ones never touched."""
 
-from monolab.guard import INFERENCE_EMPTY
-from monolab.paths import Lab
+import re
+
+from monolab.paths import INFERENCE_EMPTY, Lab
 from monolab.receipts import write_atomic
 from monolab.verdicts import Verdict
+
+VERDICT = re.compile(r"## \d{4}-\d\d-\d\dT[\d:]{8}Z [a-z0-9-]+: (supported|refuted|inconclusive)$", re.MULTILINE)
 
 
 def number(value: float | None) -> str:
@@ -75,8 +78,22 @@ def entry(verdict: Verdict) -> str:
     )
 
 
+def has(lab: Lab, text: str) -> bool:
+    """Whether the journal has an entry already, whatever its author has written as the inference since."""
+    return lab.journal.exists() and text.partition(INFERENCE_EMPTY)[0].strip() in lab.journal.read_text()
+
+
+def torn(lab: Lab) -> list[str]:
+    """The headings of entries on a verdict that do not go on to their last line: whatever wrote them was stopped."""
+    text = lab.journal.read_text() if lab.journal.exists() else ""
+    entries = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return [entry.partition("\n")[0] for entry in entries if VERDICT.match(entry) and "\n- Against: " not in entry]
+
+
 def append(lab: Lab, text: str) -> None:
-    """Put an entry on top, below the header. The caller holds the lab's lock."""
+    """Put an entry on top, below the header; one that is there already stays as it is. The caller holds the lab's lock."""
+    if has(lab, text):
+        return
     old = lab.journal.read_text() if lab.journal.exists() else "# Research journal\n"
     header, mark, entries = old.partition("\n## ")
     write_atomic(lab.journal, f"{header.rstrip()}\n\n{text}" + (f"\n## {entries}" if mark else ""))

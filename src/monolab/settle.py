@@ -1,22 +1,24 @@
 """Settling: once all runs of a look are in, the lab judges, records that, writes journal and report, and queues what the question still needs."""
 
+import json
+from pathlib import Path
+
 from loguru import logger
 
 from monolab import backlog, conditions, device, gate, journal, problem, pueue, receipts, report, results, verdicts
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
 from monolab.receipts import Receipt
-from monolab.results import Row
-from monolab.verdicts import Verdict
+from monolab.results import Rows
+from monolab.verdicts import Looks, Verdict
 
 
-def unsettled(lab: Lab, rows: list[Row], past: list[Verdict]) -> list[Receipt]:
+def unsettled(lab: Lab, rows: Rows, past: Looks) -> list[Receipt]:
     """The newest run of every arm that has a run no look has seen, or whose question is still open."""
-    seen = {run_id for verdict in past for run_id in verdict.runs}
-    still_open = {verdict.runs[-1] for verdict in verdicts.by_arm(past) if not verdict.final}
+    still_open, void = past.still_open(), verdicts.no_evidence(lab, rows)
     newest = {}
-    for row in rows:
-        if row.idea != BASELINE and (row.run_id not in seen or row.run_id in still_open):
+    for row in rows.to_settle(still_open):
+        if row.run_id not in void or row.run_id in still_open:
             receipt = receipts.receipt(lab, row.run_id)
             newest[receipt.idea, receipt.stage, receipt.code_sha, receipt.args, verdicts.control_round(receipt)] = receipt
     return list(newest.values())
@@ -32,7 +34,8 @@ def settle(lab: Lab, without: str = "") -> list[Verdict]:
     settled, waiting, errors = [], [], []
     subject = problem.load(lab)
     with results.locked(lab):
-        rows, past = results.load(lab), verdicts.records(lab)
+        rows, past = results.view(lab), verdicts.looks(lab)
+        _tell(lab, past)
         open_arms = unsettled(lab, rows, past)
         still = backlog.to_come(lab, without) if open_arms else []
         for receipt in open_arms:
@@ -67,28 +70,51 @@ def settle(lab: Lab, without: str = "") -> list[Verdict]:
     return settled
 
 
-def _write(lab: Lab, past: list[Verdict], verdict: Verdict) -> None:
+def _write(lab: Lab, past: Looks, verdict: Verdict) -> None:
     """Report, journal and record. A control is news only where it is kept; a further look that changes nothing is none."""
-    before = next((one for one in reversed(past) if set(one.runs) & set(verdict.runs) and one.final), None)
+    before = next((one for one in reversed(past.sharing(verdict.runs)) if one.final), None)
     news = before is None or (before.verdict, before.gate.decision) != (verdict.verdict, verdict.gate.decision)
-    if verdict.final and not verdict.control:
-        report.write(lab, verdict)  # first: it can fail on its template
-    if verdict.final and news and (not verdict.control or verdict.kept):
-        journal.append(lab, journal.entry(verdict))
+    told = verdict.final and not verdict.control
+    if told:
+        report.page(lab, verdict)  # first: it can fail on its template
+    entry = journal.entry(verdict) if verdict.final and news and (not verdict.control or verdict.kept) else ""
+    # The record before what is told of it: killed in between, the rest is written by whoever settles next.
+    receipts.write_atomic(_telling(lab), json.dumps({"look": [verdict.time, verdict.idea, verdict.stage], "report": told, "entry": entry}))
     verdicts.record(lab, verdict)
+    _tell(lab, verdicts.looks(lab))
     logger.info(
         f"{verdict.idea} ({verdict.stage}): {verdict.verdict}, {journal.observed(verdict)}; gate: {verdict.gate.decision}, {verdict.gate.why}"
     )
 
 
-def _renew(lab: Lab, subject: problem.Problem, rows: list[Row], receipt: Receipt) -> None:
+def _telling(lab: Lab) -> Path:
+    return lab.runs / ".telling"
+
+
+def _tell(lab: Lab, past: Looks) -> None:
+    """Journal and report of the look that was recorded last, as far as they are not written yet."""
+    path = _telling(lab)
+    if not path.exists():
+        return
+    left = json.loads(path.read_text())
+    for verdict in reversed(past):
+        if [verdict.time, verdict.idea, verdict.stage] == left["look"]:
+            if left["entry"]:
+                journal.append(lab, left["entry"])
+            if left["report"]:
+                report.write(lab, verdict)
+            break
+    path.unlink()
+
+
+def _renew(lab: Lab, subject: problem.Problem, rows: Rows, receipt: Receipt) -> None:
     """Measure again what an idea is compared with, where the idea was measured as things are now and its references were not."""
     if not pueue.answers():
         return
     now = conditions.current(lab, subject, device.detect())
     if any(getattr(receipt, name) != value for name, value in now.items()):
         return  # the idea is the one that is out of date
-    seeds = sorted({*range(3), *(row.seed for row in rows if (row.idea, row.stage) == (receipt.idea, receipt.stage))})
+    seeds = sorted({*range(3), *(row.seed for row in rows.of(receipt.idea, receipt.stage))})
     for reference in gate.references(lab, rows, receipt):
         gate.renew(lab, subject, rows, reference, seeds)
 
@@ -97,13 +123,13 @@ def _waits_for(still: list[tuple], stage: str, *ideas: str) -> bool:
     return any(idea in ideas and at in (None, stage) for idea, at, *_ in still)
 
 
-def _known(past: list[Verdict], verdict: Verdict) -> bool:
+def _known(past: Looks, verdict: Verdict) -> bool:
     """Whether this very look was recorded already, with the same decision."""
     look = (verdict.runs, verdict.seeds, verdict.gate.seeds, verdict.gate.decision)
-    return any((one.runs, one.seeds, one.gate.seeds, one.gate.decision) == look for one in past)
+    return any((one.runs, one.seeds, one.gate.seeds, one.gate.decision) == look for one in past.sharing(verdict.runs))
 
 
-def _go_on(lab: Lab, subject: problem.Problem, rows: list[Row], verdict: Verdict) -> None:
+def _go_on(lab: Lab, subject: problem.Problem, rows: Rows, verdict: Verdict) -> None:
     if not pueue.answers():  # runs by hand, without a daemon: nobody asked for one
         logger.info(f"{verdict.idea} needs seeds {verdict.gate.wants}: just replicate {verdict.idea}")
         return
