@@ -4,8 +4,14 @@
     python data.py OUT --source fineweb --limit-mb 500   # FineWeb-edu, streamed with `datasets`
     python data.py OUT --source FOLDER               # your own .txt, .md, .py files and .jsonl files with a `text` field
 
+    python data.py OUT [...] --sealed 2              # the same train and val, and another test split, once the first has been looked at enough
+
 Writes OUT/{train,val,test}/text.bin: UTF-8 bytes, every document followed by one byte 0 (which no document contains). Exact duplicates are
 dropped. The SHA-256 of a document alone decides its split (90/5/5) and its place in it, never its position in the source.
+
+A further test split comes from a reserve: documents that are in none of the first three splits, so that nothing was ever trained on them or chosen by
+them. Their SHA-256 divides them among the sealed splits 2 to 13, which share no document. The reserve is what data.requirements pins for it
+(embedded), what follows in the stream (fineweb), or a FOLDER of yours (--reserve); it is not of the same projects, so another split may be harder.
 """
 
 import hashlib
@@ -24,6 +30,8 @@ import tyro
 from loguru import logger
 
 REQUIREMENTS = Path(__file__).with_name("data.requirements")
+RESERVE = "# The reserve"  # begins the line below which data.requirements pins the reserve
+RESERVED = 12  # sealed splits that a reserve is divided into
 FINEWEB_MB = 1000.0  # of FineWeb-edu when no limit is named
 SPLITS = ("train", "val", "test")
 
@@ -41,32 +49,36 @@ def find_uv() -> str:
     return uv
 
 
-def embedded() -> Iterator[bytes]:
-    """Every Python file of the wheels in data.requirements. They are unpacked, never imported; uv checks their hashes."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [find_uv(), "pip", "install", "--python", sys.executable, "--target", folder, "--no-deps", "--require-hashes"]
-        logger.info("fetching the wheels that {} pins", REQUIREMENTS.name)
+def embedded(reserve: bool = False) -> Iterator[bytes]:
+    """Every Python file of the wheels in data.requirements (of those of its reserve). They are unpacked, never imported; uv checks their hashes."""
+    first, _, rest = REQUIREMENTS.read_text().partition(RESERVE)
+    with tempfile.TemporaryDirectory() as temp:
+        folder, pins = Path(temp, "wheels"), Path(temp, REQUIREMENTS.name)
+        pins.write_text("#" + rest if reserve else first)
+        command = [find_uv(), "pip", "install", "--python", sys.executable, "--target", str(folder), "--no-deps", "--require-hashes"]
+        logger.info("fetching the wheels that {} pins{}", REQUIREMENTS.name, " as a reserve" if reserve else "")
         # A progress bar of the child would not survive the pipe; its last lines are shown when it fails.
-        done = subprocess.run([*command, "--only-binary", ":all:", "-r", str(REQUIREMENTS)], check=False, capture_output=True, text=True)
+        done = subprocess.run([*command, "--only-binary", ":all:", "-r", str(pins)], check=False, capture_output=True, text=True)
         if done.returncode:
             tail = "\n  ".join(done.stderr.strip().splitlines()[-6:])
             raise stop(f"the wheels could not be fetched:\n  {tail}", "check the network, then try again; or --source FOLDER for text of your own")
-        yield from (path.read_bytes() for path in Path(folder).rglob("*.py"))
+        yield from (path.read_bytes() for path in folder.rglob("*.py"))
 
 
-def fineweb(limit: float) -> Iterator[bytes]:
-    """The first `limit` bytes of FineWeb-edu's 10-billion-token sample, one document at a time."""
+def fineweb(start: float, end: float) -> Iterator[bytes]:
+    """The documents of FineWeb-edu's 10-billion-token sample that begin at byte `start` of it or later, and before byte `end`."""
     try:
         from datasets import load_dataset
 
         rows = load_dataset("HuggingFaceFW/fineweb-edu", "sample-10BT", split="train", streaming=True)
         size = 0
         for row in rows:
-            if size >= limit:
+            if size >= end:
                 return
             text = row["text"].encode()
+            if size >= start:
+                yield text
             size += len(text)
-            yield text
     except Exception as error:  # `datasets` raises whatever its HTTP client does; each of them means: not reachable
         raise stop(f"FineWeb-edu could not be read: {type(error).__name__}: {error}", "check the network; or --source embedded") from error
 
@@ -92,11 +104,21 @@ def split_of(digest: bytes) -> str:
     return "train" if share < 90 else "val" if share < 95 else "test"
 
 
-def split(texts: Iterable[bytes], limit: float = float("inf")) -> dict[str, list[bytes]]:
-    """Documents per split without exact duplicates and empty ones, in the order of their SHA-256; at most `limit` bytes in all."""
+def sealed_of(digest: bytes) -> int:
+    """The sealed split, 2 to 13, that a document of the reserve with this SHA-256 belongs to."""
+    return 2 + int.from_bytes(digest[:8], "big") % RESERVED
+
+
+def distinct(texts: Iterable[bytes]) -> dict[bytes, bytes]:
+    """SHA-256 and content of every document but the empty ones."""
     # Byte 0 ends a document, so no document may hold one; line ends become \n so that a checkout's settings do not matter.
     cleaned = (text.replace(b"\0", b"").replace(b"\r\n", b"\n").strip() for text in texts)
-    by_digest = {hashlib.sha256(text).digest(): text for text in cleaned if text}
+    return {hashlib.sha256(text).digest(): text for text in cleaned if text}
+
+
+def split(texts: Iterable[bytes], limit: float = float("inf")) -> dict[str, list[bytes]]:
+    """Documents per split without exact duplicates and empty ones, in the order of their SHA-256; at most `limit` bytes in all."""
+    by_digest = distinct(texts)
     splits: dict[str, list[bytes]] = {name: [] for name in SPLITS}
     order = sorted(by_digest)
     sizes = itertools.accumulate(len(by_digest[digest]) + 1 for digest in order)
@@ -107,24 +129,46 @@ def split(texts: Iterable[bytes], limit: float = float("inf")) -> dict[str, list
     return splits
 
 
-def main(out: Annotated[Path, tyro.conf.Positional], source: str = "embedded", limit_mb: float | None = None) -> None:
+def seal(splits: dict[str, list[bytes]], reserve: Iterable[bytes], sealed: int) -> list[bytes]:
+    """The documents of the sealed split `sealed` (2 or more), in the order of their SHA-256: of the reserve, in none of the first three splits."""
+    used = {hashlib.sha256(document).digest() for documents in splits.values() for document in documents}
+    return [document for digest, document in sorted(distinct(reserve).items()) if digest not in used and sealed_of(digest) == sealed]
+
+
+def main(
+    out: Annotated[Path, tyro.conf.Positional],
+    source: str = "embedded",
+    limit_mb: float | None = None,
+    sealed: int = 1,
+    reserve: Path | None = None,
+) -> None:
     """Prepare the text of the root problem.
 
     Args:
         out: the folder that receives train/, val/ and test/.
         source: embedded, fineweb, or a folder with .txt, .md, .py and .jsonl files.
         limit_mb: stop at this many megabytes of text (10^6 bytes). For fineweb the default is 1000.
+        sealed: which test split is sealed: 1, or one of 2 to 13 out of the reserve. Train and val are the same with each.
+        reserve: a folder with text for --sealed 2 and on; what is in a split already is left out.
     """
     if limit_mb is not None and limit_mb <= 0:
         raise stop(f"--limit-mb is {limit_mb}", "a number above 0")
+    if not 1 <= sealed <= 1 + RESERVED:
+        raise stop(f"--sealed is {sealed}", f"1 to {1 + RESERVED}; when all are worn out, pin another reserve in {REQUIREMENTS.name}")
     limit = float("inf") if limit_mb is None else limit_mb * 1e6
+    further: Iterable[bytes] | None = folder_texts(reserve) if reserve else None
     if source == "embedded":
-        texts = embedded()
+        texts, further = embedded(), further or embedded(reserve=True)
     elif source == "fineweb":
-        texts = fineweb(limit if limit_mb else FINEWEB_MB * 1e6)
+        end = limit if limit_mb else FINEWEB_MB * 1e6
+        texts, further = fineweb(0, end), further or fineweb(end, end * (1 + 0.05 * RESERVED))
     else:
         texts = folder_texts(Path(source))
+    if sealed > 1 and further is None:
+        raise stop(f"--sealed {sealed} needs text that is in no split yet", "--reserve FOLDER")
     splits = split(texts, limit)
+    if sealed > 1:
+        splits["test"] = seal(splits, further, sealed)
     for name, documents in splits.items():
         if not documents:
             count = sum(map(len, splits.values()))

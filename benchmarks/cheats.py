@@ -52,7 +52,10 @@ LAB = str(Path(sys.executable).with_name("lab"))
 CALL_SECONDS = 240.0  # no single `lab` command of the suite takes so long
 STAGE_SECONDS = 40  # of a smoke run in the suite's lab, so that a cheat on the budget takes less of ours
 GRACE_SECONDS = 3
-OURS = {"at-start", "uncommitted", "unscored", "args", "parent-moved"}  # flags of a receipt that accuse nobody
+SCORE_SECONDS = 60  # and of its scoring
+CROWDED = "validity: {others_cpu: 0.99}\n"  # two lanes take processor time of each other: no cheat on time is to be excused by that
+# Flags of a receipt that accuse nobody: how the run was asked for, and what else the machine did.
+OURS = {"at-start", "uncommitted", "unscored", "args", "parent-moved", "load", "foreign", "throttled", "swap", "slow"}
 ANCHORS = {  # where a case's code goes in train.py: before this line, which is there once
     "TOP": "BYTES = 256  # the vocabulary\n",
     "TRAIN": "    torch.manual_seed(config.seed)\n",
@@ -159,8 +162,8 @@ class Result:
 class Scene:
     """One fresh lab with what a cheat could want in it, and the calls that a case may make."""
 
-    def __init__(self, where: Path, private: Path):
-        self.root, self.private = where, private
+    def __init__(self, where: Path, private: Path, patience: float = 1.0):
+        self.root, self.private, self.patience = where, private, patience
         self.home, self.evil, self.pueue = private / "home", private / "evil", private / "q"
         for folder in (self.home, self.evil, self.pueue):
             folder.mkdir()
@@ -216,7 +219,7 @@ class Scene:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=CALL_SECONDS,
+            timeout=CALL_SECONDS * self.patience,
         )
         return done.returncode, done.stdout
 
@@ -240,8 +243,12 @@ class Scene:
         if not self.root.exists():
             self.fetch(source)
         program = self.root / "program.md"
-        text, count = re.subn(r"smoke: \{cpu: \d+,", f"smoke: {{cpu: {STAGE_SECONDS},", program.read_text())
-        program.write_text(text.replace("memory_gb: 16\n", f"memory_gb: 16\ngrace_seconds: {GRACE_SECONDS}\n"))
+        text, count = re.subn(r"smoke: \{cpu: \d+,", f"smoke: {{cpu: {STAGE_SECONDS * self.patience:g},", program.read_text())
+        program.write_text(
+            text.replace(
+                "memory_gb: 16\n", f"memory_gb: 16\ngrace_seconds: {GRACE_SECONDS}\nscore_seconds: {SCORE_SECONDS * self.patience:g}\n{CROWDED}"
+            )
+        )
         if count != 1 or "grace_seconds" not in program.read_text():
             raise SystemExit("cheats.py: program.md has no smoke stage to shorten: adapt Scene.open")
         self.must(self.shell(["git", "commit", "-qam", "A shorter smoke stage for the suite"], env={"META_MODE": "1"}))
@@ -491,6 +498,7 @@ class Suite:
     list: bool = False  # name them, run nothing
     json: Path | None = None  # the table as data
     lanes: int = 2  # labs at once, each with a share of the cases; a run takes one core
+    patience: float = 1.0  # limits are so many times as long: on a machine that others use
     source: str = "embedded"  # of the text, as data.py takes it: embedded, or a folder
     keep: bool = False  # the lab, also when nothing went wrong
 
@@ -507,12 +515,14 @@ def main(suite: Suite) -> None:
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     base = ROOT / ".demo" / f"cheats-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    if base.is_relative_to("/tmp"):
+        logger.warning("below /tmp, which every sandbox has of its own, three cheats that write beside the lab reach nothing and are called ESCAPED")
     # Short: the path of a socket has at most 107 bytes.
     private = Path(tempfile.mkdtemp(prefix="ml-", dir="/tmp" if len(tempfile.gettempdir()) > 40 else None))
     lanes = max(1, min(suite.lanes, len(chosen)))
     for lane in range(lanes):
         (private / str(lane)).mkdir()
-    scenes = [Scene(base / str(lane), private / str(lane)) for lane in range(lanes)]
+    scenes = [Scene(base / str(lane), private / str(lane), suite.patience) for lane in range(lanes)]
     done: list[Result] = []
     try:
         scenes[0].fetch(suite.source)  # the others find what it fetched in the cache

@@ -26,6 +26,16 @@ def prepare(out: Path, *arguments: str, **env: str) -> subprocess.CompletedProce
 
 
 @pytest.fixture
+def reserve(tmp_path: Path) -> Path:
+    """500 further documents, and ten that the corpus has as well."""
+    folder = tmp_path / "further"
+    folder.mkdir()
+    (folder / "more.jsonl").write_text("".join(json.dumps({"text": f"further {number}"}) + "\n" for number in range(500)))
+    (folder / "known.jsonl").write_text("".join(json.dumps({"text": f"line {number}"}) + "\n" for number in range(10)))
+    return folder
+
+
+@pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """300 documents, one of them twice, as files of every kind that is read."""
     folder = tmp_path / "corpus"
@@ -67,6 +77,43 @@ def test_the_bytes_do_not_depend_on_the_order_of_the_source(corpus, tmp_path):
         assert (tmp_path / "a" / name / "text.bin").read_bytes() == (tmp_path / "b" / name / "text.bin").read_bytes()
 
 
+def test_another_test_split_is_sealed_and_train_and_val_stay(corpus, reserve, tmp_path):
+    script = load_script("data")
+    further = ("--reserve", str(reserve))
+    for number, out in ((1, "1"), (2, "2"), (3, "3"), (2, "again")):
+        done = prepare(tmp_path / out, "--source", str(corpus), "--sealed", str(number), *(further if number > 1 else ()))
+        assert done.returncode == 0, done.stderr
+    whole = [document for split in script.SPLITS for document in documents(tmp_path / "1", split)]
+    for out in ("2", "3", "again"):
+        for split in ("train", "val"):
+            assert (tmp_path / out / split / "text.bin").read_bytes() == (tmp_path / "1" / split / "text.bin").read_bytes()
+        sealed = documents(tmp_path / out, "test")
+        assert not set(sealed) & set(whole) and all(document.startswith(b"further ") for document in sealed)
+    assert documents(tmp_path / "2", "test") == documents(tmp_path / "again", "test")
+    assert not set(documents(tmp_path / "2", "test")) & set(documents(tmp_path / "3", "test"))
+
+
+def test_the_sealed_splits_divide_the_reserve_and_share_nothing():
+    script = load_script("data")
+    texts, further = [b"%d" % number for number in range(1000)], [b"%d" % number for number in range(500, 3000)]
+    splits = script.split(texts)
+    parts = [script.seal(splits, further, sealed) for sealed in range(2, 2 + script.RESERVED)]
+    assert sorted(document for part in parts for document in part) == sorted(further[500:])
+    assert all(len(part) == pytest.approx(2000 / script.RESERVED, rel=0.3) for part in parts)
+
+
+def test_fineweb_and_its_reserve_are_one_stream_cut_in_two(monkeypatch):
+    """The real loader, on a stand-in for the `datasets` package: what follows the first part is the reserve, without a document in both."""
+    import types
+
+    rows = [{"text": f"{number:04d}"} for number in range(100)]
+    stand_in = types.SimpleNamespace(load_dataset=lambda *arguments, **options: iter(rows))
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)
+    fineweb = load_script("data").fineweb
+    first, rest = list(fineweb(0, 98)), list(fineweb(98, 200))
+    assert first == [row["text"].encode() for row in rows[:25]] and rest == [row["text"].encode() for row in rows[25:50]]
+
+
 def test_the_limit_keeps_a_prefix_of_every_split():
     split = load_script("data").split
     texts = [b"%06d" % number for number in range(1000)]
@@ -88,6 +135,9 @@ def test_shares_are_near_90_5_5():
         (["--source", "{empty}"], "split train is empty: 0 documents"),
         (["--source", "{broken}"], "bad.jsonl, line 2: no JSON object with a text field"),
         (["--limit-mb", "0"], "--limit-mb is 0"),
+        (["--sealed", "0"], "--sealed is 0"),
+        (["--sealed", "14"], "--sealed is 14"),
+        (["--source", "{empty}", "--sealed", "2"], "--sealed 2 needs text that is in no split yet"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(arguments, says, tmp_path):
@@ -117,7 +167,7 @@ def test_a_missing_uv_and_a_failing_fetch_say_what_to_do(tmp_path):
 
 def test_the_pins_carry_hashes_and_name_no_host():
     pins = (ROOT / "data.requirements").read_text()
-    assert pins.count("==") == pins.count("--hash=sha256:") == 3
+    assert pins.count("==") == pins.count("--hash=sha256:") == 6 and pins.count(load_script("data").RESERVE) == 1
     assert "://" not in pins
 
 
@@ -136,3 +186,6 @@ def test_the_embedded_text_has_the_recorded_bytes(tmp_path):
     assert done.returncode == 0, done.stderr
     sums = {name: hashlib.sha256((tmp_path / "out" / name / "text.bin").read_bytes()).hexdigest()[:16] for name in ("train", "val", "test")}
     assert sums == {"train": "71d028a2484f0184", "val": "d545bddd5c51c88d", "test": "a91ac755ba3d46ed"}
+    assert prepare(tmp_path / "second", "--sealed", "2").returncode == 0
+    again = {name: hashlib.sha256((tmp_path / "second" / name / "text.bin").read_bytes()).hexdigest()[:16] for name in sums}
+    assert again == sums | {"test": "64dc8f4ffa2b615d"}

@@ -48,6 +48,36 @@ def test_options_reach_data_py_and_the_manifest(lab_repo):
     assert (lab.data / "train" / "args.txt").read_text() == "--source here"
 
 
+SEALING = DATA.replace(
+    "import sys\n", "import sys\n\nsealed = sys.argv[sys.argv.index('--sealed') + 1] if '--sealed' in sys.argv else '1'\n", 1
+).replace('"test": "1.0\\n"', '"test": f"1.{sealed}\\n"')
+
+
+def test_another_test_split_is_another_data_sha_with_the_same_train_and_val(lab_repo):
+    lab = lab_repo(**{"data.py": SEALING})
+    first, second = dataset.prepare(lab, ["--flag"]), dataset.prepare(lab, ["--flag", "--sealed", "2"])
+    assert first["data_sha"] != second["data_sha"] == dataset.data_sha(lab)
+    assert {name for name in first["files"] if first["files"][name]["sha256"] != second["files"][name]["sha256"]} == {"test/numbers.txt"}
+    assert dataset.next_seal(lab) == "just data --flag --sealed 3"
+    assert dataset.prepare(lab, ["--sealed=1"])["data_sha"] == first["data_sha"]
+    assert dataset.next_seal(lab) == "just data --sealed 2"
+
+
+def test_another_test_split_that_changes_train_or_nothing_is_refused_and_the_old_data_stays(lab_repo):
+    lab = lab_repo(**{"data.py": SEALING.replace('"1.9', 'f"{sealed}.9')})
+    sha = dataset.prepare(lab, [])["data_sha"]
+    with pytest.raises(LabError, match=r"sealed split 2 changes train/numbers\.txt as well.* must leave train and val"):
+        dataset.prepare(lab, ["--sealed", "2"])
+    assert dataset.verify(lab) == sha and temporary(lab) == []
+    deaf = lab_repo("deaf")
+    sha = dataset.prepare(deaf, [])["data_sha"]
+    with pytest.raises(LabError, match="does not heed the option") as caught:
+        dataset.prepare(deaf, ["--sealed", "2"])
+    assert dataset.verify(deaf) == sha and "META_MODE=1" in caught.value.hint
+    with pytest.raises(LabError, match="--sealed two: not a whole number"):
+        dataset.prepare(deaf, ["--sealed", "two"])
+
+
 def test_without_data_the_next_command_is_named(lab_repo):
     lab = lab_repo()
     for ask in (dataset.data_sha, dataset.verify):

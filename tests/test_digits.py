@@ -62,6 +62,36 @@ def test_no_image_is_in_two_splits(lab):
     assert {found.dtype for found in images.values()} == {np.dtype("float32")}
 
 
+def test_another_test_split_comes_from_the_collections_other_part(made, tmp_path):
+    """With a stand-in for optdigits.tra: 1,200 images nobody has seen, and 30 of scikit-learn's own, which must not be sealed."""
+    from sklearn.datasets import load_digits
+
+    draw, known = np.random.default_rng(0), load_digits()
+    images = np.concatenate([draw.integers(0, 17, (1200, 64)), known.images[:30].reshape(30, 64).astype(int)])
+    labels = np.concatenate([draw.integers(0, 10, 1200), known.target[:30]])
+    np.savetxt(tmp_path / "optdigits.tra", np.column_stack([images, labels]), fmt="%d", delimiter=",")
+
+    def sealed(number: int) -> np.ndarray:
+        out = tmp_path / str(number)
+        command = [sys.executable, str(DIGITS / "data.py"), str(out), "--sealed", str(number), "--reserve", str(tmp_path / "optdigits.tra")]
+        subprocess.run(command, check=True, capture_output=True)
+        for split in ("train", "val"):
+            for name in ("images.npy", "labels.npy"):
+                assert (out / split / name).read_bytes() == (made / split / name).read_bytes()
+        assert len(np.load(out / "test" / "labels.npy")) == len(np.load(out / "test" / "images.npy"))
+        return np.load(out / "test" / "images.npy")
+
+    parts = [{image.tobytes() for image in sealed(number)} for number in (2, 3)]
+    used = {(image / 16).astype("<f4").tobytes() for image in known.images}
+    assert all(len(part) == pytest.approx(200, rel=0.25) for part in parts) and not parts[0] & parts[1] and not used & (parts[0] | parts[1])
+    for arguments, says in ((["--sealed", "2"], "needs images"), (["--sealed", "8"], "--sealed is 8")):
+        done = subprocess.run([sys.executable, str(DIGITS / "data.py"), str(tmp_path / "x"), *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and says in done.stderr and "next: " in done.stderr
+    (tmp_path / "odd.tra").write_text("1,2,3\n")
+    command = [sys.executable, str(DIGITS / "data.py"), str(tmp_path / "x"), "--sealed", "2", "--reserve", str(tmp_path / "odd.tra")]
+    assert "does not hold 64 pixels" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
 def test_the_idea_helps_on_every_seed(lab, tmp_path):
     subject, idea = problem.load(lab), ideas.load(lab, "pixel-noise")
     before = {seed: score(lab, train(lab, tmp_path / f"before-{seed}", seed)).metrics["accuracy"] for seed in range(3)}

@@ -467,6 +467,59 @@ def test_a_merge_does_not_bring_a_changed_scorer_to_main(lab, tree):
     assert merged.returncode != 0 and "eval.py is FROZEN" in merged.stderr
 
 
+def eval_at(lab) -> tuple[list[str], list[str]]:
+    return guard.run_start(lab, subject(lab), git(lab.root, "rev-parse", "HEAD"))
+
+
+def test_what_was_committed_past_the_hook_starts_no_run_and_the_commit_is_named(lab, monkeypatch):
+    guard.install_hook(lab)
+    assert eval_at(lab) == ([], [])
+    (lab.root / "eval.py").write_text("print(0)\n")
+    assert try_commit(lab.root, "--no-verify").returncode == 0
+    (lab.root / "train.py").write_text("print(1)\n")
+    assert try_commit(lab.root).returncode == 0  # a later commit hides nothing
+    past = git(lab.root, "rev-parse", "--short", "HEAD~1")
+    ((wrong,), flags) = eval_at(lab)
+    assert f"eval.py is FROZEN and was committed past the guard, in {past} (x; Test). Next: git revert {past}" in wrong and flags == []
+    assert guard.past_the_hook(lab, subject(lab)) == [wrong]
+    git(lab.root, "checkout", f"{past}~1", "--", "eval.py")
+    assert try_commit(lab.root, "--no-verify").returncode == 0 and eval_at(lab) == ([], [])  # what a human let through once is known
+    (lab.root / "eval.py").write_text("print(2)\n")
+    assert try_commit(lab.root, "--no-verify").returncode == 0 and len(eval_at(lab)[0]) == 1
+    monkeypatch.setenv("META_MODE", "1")
+    assert eval_at(lab) == ([], [])  # a human means it
+    monkeypatch.delenv("META_MODE")
+    assert eval_at(lab) == ([], [])
+
+
+def test_what_a_human_commits_through_the_hook_is_known_also_where_the_scorer_gets_another_file(lab, tree):
+    guard.install_hook(lab)
+    (lab.root / "words.txt").write_text("regular so far\n")
+    assert try_commit(lab.root).returncode == 0
+    unlock(lab)
+    lab.program.write_text(lab.program.read_text().replace("scorer: [eval.py]", "scorer: [eval.py, words.txt]"))
+    (lab.root / "eval.py").write_text("print(open('words.txt').read())\n")
+    assert try_commit(lab.root).returncode == 0
+    lab.human_journal.write_text("# Human journal\n")
+    assert try_commit(lab.root).returncode == 0
+    assert eval_at(lab) == ([], [])
+    (tree / "words.txt").write_text("another\n")  # in a worktree, and then fast-forward, where git calls no hook
+    git(tree, "reset", "--quiet", "--hard", "main")
+    (tree / "words.txt").write_text("another\n")
+    assert try_commit(tree, "--no-verify").returncode == 0
+    git(lab.root, "merge", "--quiet", "--ff-only", "exp/lower")
+    assert "words.txt is FROZEN and was committed past the guard" in eval_at(lab)[0][0]
+
+
+def test_where_the_hook_was_never_installed_nothing_is_known_of_commits(lab):
+    (lab.root / "eval.py").write_text("print(0)\n")
+    commit(lab.root)
+    assert eval_at(lab) == ([], []) and guard.past_the_hook(lab, subject(lab)) == []
+    guard.install_hook(lab)  # from here on, what stands now is what stands
+    assert eval_at(lab) == ([], []) and (lab.root / ".git" / "lab" / "frozen").read_text().count("\n") >= 3
+    assert guard.kind(".git/lab/frozen", ("eval.py",)) == "FROZEN"
+
+
 def test_the_first_commit_may_hold_everything(tmp_path, lab):
     root = tmp_path / "new"
     root.mkdir()

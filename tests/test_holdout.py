@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DATA, EVAL, IDEA, PROGRAM, TRAIN, commit, git
+from conftest import DATA, EVAL, IDEA, PROGRAM, REPOSITORY, TRAIN, commit, git
 
 from monolab import dataset, device, holdout, problem, queue, receipts, results, sandbox, verdicts
 from monolab.errors import LabError
@@ -254,7 +254,7 @@ def test_a_spent_budget_is_said_with_what_to_do_and_a_new_split_has_a_fresh_one(
     first = holdout.look(lab, "lower", "explore")
     count = scored()
     error = refused(lab, "higher")
-    assert "is spent: 1 looks, program.md allows 1" in error.what and "salt" in error.what and "split_of" in error.what and "just data" in error.hint
+    assert "is spent: 1 looks, program.md allows 1" in error.what and error.hint.startswith("just data --sealed 2; then just baseline")
     assert scored() == count and len(lines(lab)) == 2
     assert holdout.look(lab, "lower", "explore") == first  # the record may be read for ever
     known = holdout.summary(lab)
@@ -278,6 +278,62 @@ def test_a_spent_budget_is_said_with_what_to_do_and_a_new_split_has_a_fresh_one(
     assert fresh.number == 1 and fresh.runs[0].sealed == pytest.approx(0.5) and fresh.sealed_sha != first.sealed_sha
     assert queue.evaluate(lab, "baseline", None, "explore", 1, []).status == "ok"
     assert "is spent: 1 looks" in refused(lab, "baseline").what and holdout.audit(lab) == []
+
+
+NUMBERS = """
+for split, numbers in {"train": "1.9\\n2.1\\n", "val": "1.0\\n", "test": "1.25\\n"}.items():
+    (Path(sys.argv[1]) / split / "numbers.txt").write_text(numbers)
+"""
+
+
+def test_a_worn_out_split_is_rotated_by_the_command_that_the_error_names(lab_repo, tmp_path):
+    """The whole round, by the real command line, with the root problem's own data.py: looks, a spent budget, another split, looks again."""
+    for folder, count in (("texts", 400), ("further", 400)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number}.txt").write_text(f"{folder} {number}: " + " ".join(f"{number * place % 997}" for place in range(40)))
+    lab = lab_repo(**{"data.py": (REPOSITORY / "data.py").read_text() + NUMBERS})
+
+    def call(*args: str, refused: bool = False) -> str:
+        done = subprocess.run([str(Path(sys.executable).with_name("lab")), *args], cwd=lab.root, capture_output=True, text=True, timeout=120)
+        assert (done.returncode != 0) is refused, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def documents(split: str) -> set[bytes]:
+        return set((lab.data / split / "text.bin").read_bytes().split(b"\0")) - {b""}
+
+    allow(lab, 1)
+    call("data", "--source", str(tmp_path / "texts"))
+    call("eval")
+    assert "look 1" in call("verify", "baseline") and "1 of 1 looks" in call("status")
+    before, first = {split: documents(split) for split in dataset.SPLITS}, json.loads((lab.data / "manifest.json").read_text())
+    call("eval", "--seed", "1")
+    told = call("verify", "baseline", refused=True)
+    command = f"just data --source {tmp_path / 'texts'} --sealed 2"
+    assert "is spent: 1 looks" in told and f"next: {command}; then just baseline" in told
+
+    told = call(*command.split()[1:], refused=True)  # text of one's own has no reserve that data.py could know of
+    assert "--sealed 2 needs text that is in no split yet" in told and "--reserve FOLDER" in told
+    assert dataset.data_sha(lab) == first["data_sha"]
+    call(*command.split()[1:], "--reserve", str(tmp_path / "further"))
+    second = json.loads((lab.data / "manifest.json").read_text())
+    assert second["args"][-4:-2] == ["--sealed", "2"] and second["data_sha"] != first["data_sha"]
+    now = {split: documents(split) for split in dataset.SPLITS}
+    assert now["train"] == before["train"] and now["val"] == before["val"] and len(now["test"]) > 10
+    assert not now["test"] & (before["train"] | before["val"] | before["test"])
+    assert not before["test"] & (now["train"] | now["val"])  # what is worn out is retired, not learned from
+
+    assert "0 of 1 looks" in call("status")
+    assert "before the data changed" in call("verify", "baseline", refused=True)
+    call("eval")
+    assert "look 1" in call("verify", "baseline") and "1 of 1 looks" in call("status")
+    kept = [(entry["event"], entry["number"], entry["data_sha"]) for entry in lines(lab)]
+    assert kept == [(event, 1, one["data_sha"]) for one in (first, second) for event in ("opened", "look")]
+    assert len({entry["sealed_sha"] for entry in lines(lab)}) == 2 and holdout.audit(lab) == []
+    call("eval", "--seed", "1")
+    assert "--sealed 3" in call("verify", "baseline", refused=True)
+    call("data", "--source", str(tmp_path / "texts"), "--sealed", "1")  # back to the first one: it stays spent
+    assert json.loads((lab.data / "manifest.json").read_text())["data_sha"] == first["data_sha"] and "1 of 1 looks" in call("status")
 
 
 def test_other_training_data_around_the_same_sealed_split_is_no_fresh_budget(lab):

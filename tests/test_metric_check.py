@@ -21,7 +21,8 @@ def finish(lab, number: int, idea: str, seed: int, value: float | None, **change
     status = "ok" if value is not None else "crash"
     run_id = f"20261121T0900{number:02}-{idea}-s{seed}-{number:04x}"
     metrics = {} if value is None else {"score": value}
-    given = {"run_id": run_id, "idea": idea, "seed": seed, "value": value, "status": status, "metrics": metrics, "flags": (), "agent": ""} | changes
+    given = {"run_id": run_id, "idea": idea, "seed": seed, "value": value, "status": status, "metrics": metrics, "flags": (), "agent": ""}
+    given |= {"checkpoint_sha": f"{number:064x}"} | changes  # every run has its own, or seeds would repeat each other
     results.finish(lab, lambda prev: make(number, prev=prev, **given))
     return run_id
 

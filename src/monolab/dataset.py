@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,8 @@ def prepare(lab: Lab, args: list[str]) -> dict:
     """Run data.py with `args`, hash what it wrote, and put it in place of `.data/`. Returns the manifest.
 
     The old data stays until the new stands. Raises LabError, with the last lines of output, when data.py fails or leaves
-    a split empty. data.py's output goes to stderr as it comes.
+    a split empty; and where another test split was asked for by number (`sealed_number`) and train or val changed with it, or test did not: what was
+    trained on or chosen by would be sealed, or what is worn out sealed again. data.py's output goes to stderr as it comes.
     """
     if not (lab.root / "data.py").is_file():
         raise LabError("the lab has no data.py, which makes its data", hint=f"git -C {lab.root} checkout data.py")
@@ -42,9 +44,53 @@ def prepare(lab: Lab, args: list[str]) -> dict:
             "splits": {split: sum(file["bytes"] for name, file in files.items() if name.startswith(f"{split}/")) for split in SPLITS},
             "files": files,
         }
+        _require_only_test_changed(lab, manifest)
         receipts.write_atomic(new / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         _swap(lab.data, new, old)
     return manifest
+
+
+def sealed_number(args: list[str]) -> int:
+    """Which test split the options of data.py seal, `--sealed N`; 1 where they do not say."""
+    for place, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name == "--sealed":
+            value = value if equals else "".join(args[place + 1 : place + 2])
+            if not value.isdigit():
+                raise LabError(f"--sealed {value}: not a whole number", hint="just data --sealed 2")
+            return int(value)
+    return 1
+
+
+def next_seal(lab: Lab) -> str:
+    """The command that seals another test split, with the options that the data was made with. Raises LabError when there is no data."""
+    args = list(_load(lab)["args"])
+    number = sealed_number(args)
+    kept = [word for before, word in zip(["", *args], args, strict=False) if word.partition("=")[0] != "--sealed" and before != "--sealed"]
+    return shlex.join(["just", "data", *kept, "--sealed", str(number + 1)])
+
+
+def _require_only_test_changed(lab: Lab, manifest: dict) -> None:
+    try:
+        before = _load(lab)
+    except LabError:  # no data yet, or damaged: there is nothing that another split would have to agree with
+        return
+    number, was = sealed_number(manifest["args"]), sealed_number(before["args"])
+    if number == was:
+        return
+    now, then = ({name: file["sha256"] for name, file in one["files"].items()} for one in (manifest, before))
+    changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    if other := [name for name in changed if not name.startswith("test/")]:
+        raise LabError(
+            f"sealed split {number} changes {', '.join(other[:3])} as well: another test split must leave train and val as they are, so that nothing "
+            "that was trained on or chosen by is ever sealed",
+            hint=f"give the options of {was} and --sealed {number} alone; or change the rest first: just data",
+        )
+    if not changed:
+        raise LabError(
+            f"data.py gave the test split of --sealed {was} for --sealed {number} as well: it does not heed the option",
+            hint="a human adds it to data.py, which is FROZEN (META_MODE=1): test from examples that are in no split yet, chosen by the number",
+        )
 
 
 def data_sha(lab: Lab) -> str:

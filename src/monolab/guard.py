@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from monolab import keys, shell
 from monolab import problem as problems
-from monolab import shell
 from monolab.errors import LabError
-from monolab.paths import Lab, find
+from monolab.paths import INFERENCE_EMPTY, Lab, find
 from monolab.problem import Problem
 
-INFERENCE_EMPTY = "_Inference: left for the author._"
 META_LINE = "META_MODE=1"
-FROZEN = ("program.md", "meta_journal.md", "data.py", "data.requirements")  # and the scorer's files, which program.md names
+# In git's folder: `blob path`, a line for every content of a FROZEN file that stood when the hook was installed, or a human committed through it.
+LET_THROUGH = "lab/frozen"
+FROZEN = ("program.md", "meta_journal.md", "probe.py", "data.py", "data.requirements")  # and the scorer's files, which program.md names
 HOOKS = ("pre-commit", "pre-merge-commit")
 HOOK_MARK = "# monolab's guard"
 HOOK = f"""#!/bin/sh
@@ -43,7 +44,11 @@ def kind(path: str, scorer: tuple[str, ...]) -> str:
     `scorer`: the scorer's files and folders, as program.md names them.
     """
     path = str(PurePosixPath(path))
-    if path.startswith(".git/hooks/") or path in FROZEN or any(path == name or path.startswith(f"{name.rstrip('/')}/") for name in scorer):
+    if (
+        path.startswith((".git/hooks/", ".git/lab/"))
+        or path in FROZEN
+        or any(path == name or path.startswith(f"{name.rstrip('/')}/") for name in scorer)
+    ):
         return "FROZEN"
     if path == "human_journal.md":
         return "HUMAN"
@@ -336,13 +341,20 @@ def commit(lab: Lab, cwd: Path) -> list[str]:
     scorer = _scorer_at(repo, "main-worktree/HEAD")
     changed = repo.git.diff("--cached", "--name-only", "--no-renames", "-z", "HEAD").split("\0")
     names = [name for name in changed if name and kind(name, scorer) != "REGULAR"]
+    added = repo.git.diff("--cached", "--name-only", "--no-renames", "--diff-filter=A", "-z", "HEAD").split("\0")
+    wrong = [
+        f"{name} is named as files of keys are, and git would keep it for good. Next: git restore --staged {name}, and name it in .gitignore"
+        for name in added
+        if name and keys.is_file(name) and not meta_mode(lab)
+    ]
     if not names:
-        return []
+        return wrong
     before, main = _tree(repo, "HEAD", names), _tree(repo, "main-worktree/HEAD", names)
     staged = _parse(repo.git.ls_files("--stage", "-z", "--", *(f":(literal,top){name}" for name in names)))
-    wrong = []
+    frozen = False
     for name in names:
         word = kind(name, scorer)
+        frozen |= word == "FROZEN"
         if not primary and staged.get(name) == main.get(name):
             continue
         if word == "FROZEN" and not meta_mode(lab):
@@ -353,6 +365,10 @@ def commit(lab: Lab, cwd: Path) -> list[str]:
             wrong.append(f"{name} is GLOBAL and is committed from {lab.root} only. Next: git restore --staged {name}")
         elif why := _violation(name, _text(repo, before.get(name)), _text(repo, staged.get(name))):
             wrong.append(f"{name}: {why}. Next: git diff --cached -- {name}")
+    if frozen and not wrong and meta_mode(lab):
+        index = _parse(repo.git.ls_files("--stage", "-z", "--", ":(top)*"))
+        program = index.get("program.md")
+        _let_through(repo, {name: blob for name, blob in index.items() if kind(name, _scorer_named(_text(repo, program) or "")) == "FROZEN"})
     return wrong
 
 
@@ -388,7 +404,48 @@ def install_hook(lab: Lab) -> list[Path]:
         hook.parent.mkdir(parents=True, exist_ok=True)
         hook.write_text(HOOK)
         hook.chmod(0o755)
+    record = Path(repo.common_dir, LET_THROUGH)
+    if not record.exists():
+        record.parent.mkdir(exist_ok=True)
+        record.touch()
+        if repo.head.is_valid():
+            _let_through(repo, _tree(repo, "HEAD", [*FROZEN, *_scorer_at(repo, "HEAD")]))
     return written
+
+
+def _let_through(repo, files: dict[str, tuple[str, str]]) -> None:
+    """Note these contents, where the hook keeps such notes."""
+    record = Path(repo.common_dir, LET_THROUGH)
+    if record.exists():
+        known = set(record.read_text().splitlines())
+        with record.open("a") as file:
+            file.writelines(f"{line}\n" for line in (f"{blob} {name}" for name, (_, blob) in files.items()) if line not in known)
+
+
+def past_the_hook(lab: Lab, problem: Problem) -> list[str]:
+    """FROZEN files that main has committed and no hook has let through, with the commit that brought each: --no-verify, a pull, a fast-forward.
+
+    Nothing where the hook was never installed. In meta-mode they are let through by this.
+    """
+    import git
+
+    repo = git.Repo(lab.root)
+    record = Path(repo.common_dir, LET_THROUGH)
+    if not record.exists():
+        return []
+    known, head = set(record.read_text().splitlines()), _tree(repo, "HEAD", sorted({*FROZEN, *problem.scorer, *_scorer_at(repo, "HEAD")}))
+    unknown = {name: blob for name, blob in head.items() if f"{blob[1]} {name}" not in known}
+    if unknown and meta_mode(lab):
+        _let_through(repo, unknown)
+        return []
+    found = []
+    for name in unknown:
+        commit = repo.git.log("-1", "--format=%h (%s; %an)", "HEAD", "--", name)
+        found.append(
+            f"{name} is FROZEN and was committed past the guard, in {commit}. Next: git revert {commit.partition(' ')[0]}; a human who means it "
+            f"lets it through by starting a run with {META_LINE}"
+        )
+    return found
 
 
 # -- at the start of a run ----------------------------------------------------------------------------------------
@@ -397,8 +454,8 @@ def install_hook(lab: Lab) -> list[Path]:
 def run_start(lab: Lab, problem: Problem, snapshot_commit: str) -> tuple[list[str], list[str]]:
     """What forbids a run of `snapshot_commit`, and the flags that its receipt has to carry.
 
-    The FROZEN files in the lab's root must be as committed there; those of the snapshot as they are there, or as they
-    were where the snapshot branched off. In meta-mode a snapshot that differs is flagged `meta` and may run.
+    The FROZEN files in the lab's root must be as committed there, by way of the commit hook where that is installed; those of the snapshot as they
+    are there, or as they were where the snapshot branched off. In meta-mode a snapshot that differs is flagged `meta` and may run.
     """
     import git
 
@@ -414,6 +471,7 @@ def run_start(lab: Lab, problem: Problem, snapshot_commit: str) -> tuple[list[st
     for name in sorted({*head, *here}):
         if head.get(name, ("", ""))[1] != hashes.get(name):
             wrong.append(f"{name} is FROZEN and is not what {_primary_branch(lab)} has committed. Next: git -C {lab.root} diff HEAD -- {name}")
+    wrong += past_the_hook(lab, problem)
     for name in sorted({*head, *snapshot}):
         if snapshot.get(name) in (head.get(name), base.get(name)):
             continue
@@ -448,11 +506,15 @@ def _text(repo, blob: tuple[str, str] | None) -> str | None:
 
 def _scorer_at(repo, commit: str) -> tuple[str, ...]:
     """The scorer's files as program.md names them in `commit`; the default while it is still to be filled in."""
+    return _scorer_named(_text(repo, _tree(repo, commit, ["program.md"]).get("program.md")) or "")
+
+
+def _scorer_named(program: str) -> tuple[str, ...]:
+    """The scorer's files as a program.md with this text names them; the default while it is still to be filled in."""
     import yaml
 
-    blob = _tree(repo, commit, ["program.md"]).get("program.md")
     try:
-        names = yaml.safe_load((_text(repo, blob) or "").removeprefix("---\n").partition("\n---\n")[0])["scorer"]
+        names = yaml.safe_load(program.removeprefix("---\n").partition("\n---\n")[0])["scorer"]
         return tuple(str(name) for name in names)
     except (yaml.YAMLError, TypeError, KeyError):
         return Problem.scorer

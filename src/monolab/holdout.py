@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monolab import disk, receipts, results, verdicts
 from monolab import problem as problems
-from monolab import receipts, results, verdicts
 from monolab.errors import LabError
 from monolab.journal import number
 from monolab.paths import BASELINE, CONTROL, Lab
@@ -31,7 +31,7 @@ from monolab.results import sha
 if TYPE_CHECKING:
     from monolab.device import Device
 
-# `run`, `conditions`, `device` and what they need are imported where a look is taken: `lab status` only asks for the summary.
+# `phases`, `conditions`, `device` and what they need are imported where a look is taken: `lab status` only asks for the summary.
 
 RECORD = "looks.jsonl"  # in 6_runs/
 HEADER = "monolab: looks at the sealed split"  # its hash is the first line's `prev`
@@ -283,7 +283,7 @@ def _require_checkpoint(lab: Lab, receipt: Receipt, folder: Path | None = None) 
     files = _checkpoint_files(place)
     if not files:
         raise LabError(
-            f"the checkpoint of {receipt.run_id} is gone: 6_runs/{receipt.run_id}/checkpoint has no file",
+            f"the checkpoint of {receipt.run_id} is gone: {disk.removal(lab, receipt.run_id) or f'6_runs/{receipt.run_id}/checkpoint has no file'}",
             hint=f"just {'baseline' if receipt.idea == BASELINE else f'queue {receipt.idea}'}, to measure it anew",
         )
     if (now := conditions.files_sha(place, files)) != receipt.checkpoint_sha:
@@ -301,6 +301,8 @@ def _opened_before(lab: Lab, plan: _Plan, unscored: list[Receipt]) -> int | None
 
     The caller holds the lab's lock. Raises LabError when the budget is spent.
     """
+    from monolab import dataset
+
     entries = [entry for entry in _entries(lab) if entry["sealed_sha"] == plan.sealed_sha]
     opened, done = ([entry for entry in entries if entry["event"] == event] for event in ("opened", "look"))
     complete, wanted = {entry["number"] for entry in done}, {one.checkpoint_sha for one in unscored}
@@ -311,9 +313,9 @@ def _opened_before(lab: Lab, plan: _Plan, unscored: list[Receipt]) -> int | None
     if len(opened) >= plan.problem.holdout_looks:
         raise LabError(
             f"the budget of the sealed split {plan.sealed_sha[:12]} is spent: {len(opened)} looks, program.md allows {plan.problem.holdout_looks}. "
-            "A look more would wear it out as validation is. Seal another: data.py's split_of has to hash a salt together with the example (an option "
-            "of it, say --salt), which a human adds where it has none yet (it is FROZEN: META_MODE=1)",
-            hint="just data --salt NEW, then just baseline, and queue again what is to be verified",
+            "A look more would wear it out as validation is. Seal another one, out of data that nothing was trained on or chosen by; train and val "
+            "stay, and the looks at this one stay on record",
+            hint=f"{dataset.next_seal(lab)}; then just baseline, and just queue what is to be verified",
         )
     return None
 
@@ -342,7 +344,7 @@ def _score(lab: Lab, plan: _Plan, receipt: Receipt, held: int) -> float:
     import sys
     import tempfile
 
-    from monolab import conditions, run, snapshot
+    from monolab import conditions, phases, snapshot
 
     source = lab.run(receipt.run_id) / "checkpoint"
     with tempfile.TemporaryDirectory(prefix="lab-holdout-") as temp:
@@ -357,7 +359,7 @@ def _score(lab: Lab, plan: _Plan, receipt: Receipt, held: int) -> float:
             shutil.copyfile(path, copy)
         _require_checkpoint(lab, receipt, folder / "checkpoint")  # the copy itself: it cannot be swapped any more
         with contextlib.redirect_stdout(sys.stderr):  # what the scorer says is no part of the answer
-            outcome, metrics = run.score(lab, folder, plan.machine, plan.problem, plan.stage, held, split="test")
+            outcome, metrics = phases.score(lab, folder, plan.machine, plan.problem, plan.stage, held, split="test")
     why = metrics if isinstance(metrics, str) else ""
     if outcome.status != "ok":
         lines = [line.strip() for line in outcome.tail.splitlines() if line.strip()]

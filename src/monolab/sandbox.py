@@ -87,6 +87,12 @@ def probe() -> Isolation:
     return Isolation("none", version, f"bubblewrap {version} starts no sandbox here: {'; '.join([why, *forbidden])}")
 
 
+def require(who: str) -> None:
+    """Raises LabError where sandboxes do not work; it begins with `who`, "program.md requires", say."""
+    if probe().kind == "none":
+        raise LabError(f"{who} a sandbox, and there is none: {probe().reason}", hint="apt install bubblewrap")
+
+
 def _attempt(command: list[str]) -> tuple[str, bool]:
     """The last line of what `command` prints, and whether it failed."""
     try:
