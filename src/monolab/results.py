@@ -3,16 +3,20 @@
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from monolab import receipts
+from monolab import filesystem, index, receipts
 from monolab.errors import LabError
-from monolab.paths import Lab
-from monolab.receipts import Receipt
+from monolab.paths import BASELINE, Lab
+from monolab.problem import Problem
+from monolab.receipts import Receipt, Request
 
 if TYPE_CHECKING:
+    import sqlite3
+
     import polars as pl
 
 
@@ -39,6 +43,7 @@ class Row(NamedTuple):
 
 COLUMNS = Row._fields
 HEADER = "\t".join(COLUMNS)
+KEPT = "results.before-rebuild.tsv"  # in 6_runs/: what a rebuild replaced
 
 
 def row(receipt: Receipt) -> Row:
@@ -70,12 +75,18 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _bytes(lab: Lab) -> bytes:
+    return lab.results.read_bytes() if lab.results.exists() else f"{HEADER}\n".encode()
+
+
 def _lines(lab: Lab) -> list[str]:
     """The header and the rows as text. Raises LabError for a wrong header or a row cut off in the middle."""
-    if not lab.results.exists():
-        return [HEADER]
+    return _split(_bytes(lab))
+
+
+def _split(content: bytes) -> list[str]:
     try:
-        text = lab.results.read_text()
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise LabError(f"results.tsv is not text: {error}", hint="lab rebuild") from error
     header, *rows = text.removesuffix("\n").split("\n")
@@ -90,15 +101,18 @@ def _lines(lab: Lab) -> list[str]:
 
 def load(lab: Lab) -> list[Row]:
     """All rows, oldest first; none while there is no file. Raises LabError naming the line that cannot be read."""
-    found = []
-    for number, text in enumerate(_lines(lab)[1:], start=2):
+    return list(_parsed(_lines(lab)))
+
+
+def _parsed(lines: list[str], first: int = 1) -> Iterator[Row]:
+    """The rows from `lines[first]` on. Raises LabError naming the line that cannot be read."""
+    for number, text in enumerate(lines[first:], start=first + 1):
         try:
-            found.append(_row(*text.split("\t")))
+            yield _row(*text.split("\t"))
         except (TypeError, ValueError) as error:
             cells = text.count("\t") + 1
             why = f"it has {cells} cells, not {len(COLUMNS)}" if cells != len(COLUMNS) else error
             raise LabError(f"results.tsv line {number}: {why}", hint="lab rebuild") from error
-    return found
 
 
 def _row(run_id, time, idea, commit, parent, stage, seed, metric, value, status, seconds, peak_gb, params, eval_sha, flags, label) -> Row:
@@ -115,9 +129,103 @@ def table(lab: Lab) -> "pl.DataFrame":
     return pl.DataFrame(load(lab), schema={name: kinds[kind] for name, kind in Row.__annotations__.items()}, orient="row")
 
 
+class Rows(Sequence[Row]):
+    """The rows as they were when it was made, oldest first, each read when it is asked for: by the index (`index`), not by going through all of them."""
+
+    def __init__(self, lab: Lab):
+        self.lab = lab
+        with index.reading(lab, ROWS) as entries:
+            (self.count,) = entries.execute("SELECT ifnull(max(n), -1) + 1 FROM rows").fetchone()
+            (self.failed,) = entries.execute("SELECT count(*) FROM rows WHERE status != 'ok'").fetchone()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return load(self.lab)[: self.count][place]
+        place = place + self.count if place < 0 else place
+        if not 0 <= place < self.count:
+            raise IndexError(place)
+        return self._where("n = ?", place)[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(load(self.lab)[: self.count])
+
+    def of(self, idea: str, stage: str | None = None) -> list[Row]:
+        """The rows of an idea, at one stage or at all."""
+        return self._where("idea = ?", idea) if stage is None else self._where("idea = ? AND stage = ?", idea, stage)
+
+    def flagged(self, flag: str) -> list[Row]:
+        return self._where("n IN (SELECT n FROM row_flags WHERE flag = ?)", flag)
+
+    def to_settle(self, still_open: Iterable[str]) -> list[Row]:
+        """The rows that no recorded look has seen, other than the baseline's, which is not judged, and those of the runs `still_open`."""
+        names = tuple(still_open)
+        return self._where(f"(judged = 0 OR run_id IN ({', '.join('?' * len(names))}))", *names)
+
+    def _where(self, condition: str, *values) -> list[Row]:
+        with index.reading(self.lab, ROWS) as entries:
+            chosen = f"SELECT run_id, start, length FROM rows WHERE {condition} AND n < {self.count} ORDER BY n"
+            found = entries.execute(chosen, values).fetchall()
+        if not found:
+            return []
+        with self.lab.results.open("rb") as file:
+            return [_at(file, *place) for place in found]
+
+
+def view(lab: Lab) -> Rows:
+    """The rows, for who wants some of them. Raises LabError for what `load` raises it for."""
+    return Rows(lab)
+
+
+def of(rows: Sequence[Row], idea: str, stage: str | None = None) -> list[Row]:
+    """Those of `rows` that belong to an idea, at one stage or at all."""
+    if isinstance(rows, Rows):
+        return rows.of(idea, stage)
+    return [row for row in rows if row.idea == idea and stage in (None, row.stage)]
+
+
+def flagged(rows: Sequence[Row], flag: str) -> list[Row]:
+    """Those of `rows` that carry a flag."""
+    return rows.flagged(flag) if isinstance(rows, Rows) else [row for row in rows if flag in row.flags.split(",")]
+
+
+def _at(file, run_id: str, start: int, length: int) -> Row:
+    file.seek(start)
+    text = file.read(length + 1).decode(errors="replace")
+    if not text.startswith(f"{run_id}\t") or not text.endswith("\n"):
+        raise LabError(f"results.tsv was changed while it was read: {run_id} is not where it was", hint="the same command again")
+    (row,) = _parsed([HEADER, text[:-1]])
+    return row
+
+
+def _entries(entries: "sqlite3.Connection", lab: Lab) -> None:
+    """Make the index's entries of results.tsv anew. Raises LabError where a line of it cannot be read."""
+    entries.execute("DELETE FROM rows")
+    entries.execute("DELETE FROM row_flags")
+    lines = _lines(lab)
+    start = len(lines[0]) + 1
+    for n, (text, found) in enumerate(zip(lines[1:], _parsed(lines), strict=True)):
+        length = len(text.encode())
+        _entry(entries, n, found, start, length)
+        start += length + 1
+    entries.execute("UPDATE rows SET judged = 1 WHERE run_id IN (SELECT run_id FROM look_runs)")
+
+
+def _entry(entries: "sqlite3.Connection", n: int, row: Row, start: int, length: int) -> None:
+    values = (n, row.run_id, row.idea, row.stage, row.status, start, length, int(row.idea == BASELINE))
+    entries.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    entries.executemany("INSERT INTO row_flags VALUES (?, ?)", [(flag, n) for flag in set(row.flags.split(",")) if flag])
+
+
+ROWS = index.Source("results.tsv", lambda lab: lab.results, _entries)
+
+
 @contextmanager
 def locked(lab: Lab) -> Iterator[None]:
     """Held by whoever writes the lab's records: results.tsv, receipts, journals."""
+    filesystem.require_one_machine(lab)
     lab.runs.mkdir(exist_ok=True)
     handle = os.open(lab.lock, os.O_CREAT | os.O_RDWR, 0o666)
     try:
@@ -127,26 +235,62 @@ def locked(lab: Lab) -> Iterator[None]:
         os.close(handle)
 
 
-def require_whole(lab: Lab) -> list[str]:
-    """The table's lines, header first. Raises LabError when it is damaged, or does not hold a row for every receipt."""
-    lines = _lines(lab)
-    have = {text.split("\t", 1)[0] for text in lines[1:]}
-    lost = sorted({path.parent.name for path in lab.runs.glob("*/receipt.json")} - have)
+def require_whole(lab: Lab) -> None:
+    """Raises LabError when the table is damaged, or does not hold a row for every receipt. Reads all of the table, and the names of all runs.
+
+    What was read strictly before is known by its hash, and not parsed again.
+    """
+    before, noted, content = index.identity(lab.results), index.state(lab, ROWS), _bytes(lab)
+    lines = _split(content)
+    digest = hashlib.sha256(content[: noted.sha_bytes])
+    same = bool(noted.sha) and digest.hexdigest() == noted.sha and noted.sha_bytes <= len(content)
+    for _ in _parsed(lines, content.count(b"\n", 0, noted.sha_bytes) if same else 1):
+        pass
+    have = {text.partition("\t")[0] for text in lines[1:]}
+    names = set(os.listdir(lab.runs)) if lab.runs.is_dir() else set()
+    lost = sorted(name for name in names - have if (lab.run(name) / "receipt.json").exists())
     if lost:
         raise LabError(f"results.tsv lacks the rows of {len(lost)} run(s), {lost[-1]} for one: it was rolled back or cut", hint="lab rebuild")
-    return lines
+    if lab.results.exists():
+        digest = hashlib.sha256(content) if not same else digest
+        if same:
+            digest.update(content[noted.sha_bytes :])
+        index.note(lab, ROWS, before, index.State(True, True, digest.hexdigest(), len(content)), anew=not same)
+
+
+def require_sound(lab: Lab) -> None:
+    """As `require_whole`, but at once where nothing but this lab has written the table since that was found: whatever the number of rows."""
+    noted = index.state(lab, ROWS)
+    if not (noted.fits and noted.whole):
+        require_whole(lab)
+
+
+def _last(lab: Lab) -> str:
+    """The table's last line, which may be the header, of a table that is sound. Raises LabError where it is not."""
+    require_sound(lab)
+    if not lab.results.exists():
+        return HEADER
+    with lab.results.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        reach = 2**16
+        while True:
+            file.seek(max(end - reach, 0))
+            tail = file.read(end - file.tell())
+            if tail.count(b"\n") > 1 or reach >= end:
+                return tail.decode().removesuffix("\n").rpartition("\n")[2]
+            reach *= 2
 
 
 def finish(lab: Lab, complete) -> Receipt:
     """Write a run's receipt, then its row: `complete(prev)` makes the receipt, given the hash of the row before.
 
     Killed in between, the run is named in `6_runs/.finishing`, and the next to finish appends its row first: the
-    chain stays whole. Raises LabError, with the receipt already safe, when results.tsv is damaged.
+    chain stays whole. Raises LabError, with the receipt already safe, when results.tsv is damaged. Costs the same however many rows there are.
     """
     with locked(lab):
-        _resume(lab)
+        resume(lab)
         try:
-            prev, damage = sha(require_whole(lab)[-1]), None
+            prev, damage = sha(_last(lab)), None
         except LabError as error:
             prev, damage = "", error
         receipt = complete(prev)
@@ -154,63 +298,96 @@ def finish(lab: Lab, complete) -> Receipt:
         receipts.write_atomic(marker, receipt.run_id)
         receipts.write_receipt(lab, receipt)
         if damage is None:
-            _append(lab, line(row(receipt)))
+            _append(lab, row(receipt))
         marker.unlink()
     if damage is not None:
         raise damage
     return receipt
 
 
-def _resume(lab: Lab) -> None:
+def conclude(lab: Lab, problem: Problem, request: Request, started: str, seconds: float, measured: dict, flags: list[str]) -> Receipt:
+    """Receipt and row of a run, from what was measured. What was not measured stays empty, never 0."""
+    empty = {"value": None, "metrics": {}, "reason": "", "train_seconds": 0.0, "score_seconds": 0.0}
+    empty |= {"peak_gb": None, "params": None, "checkpoint_sha": "", "log_tail": ""}
+    values = empty | measured
+    values["flags"] = (*request.flags, *flags, *values.pop("new_flags", ()))
+
+    def complete(prev: str) -> Receipt:
+        return Receipt(**asdict(request) | values, metric=problem.metric, started=started, finished=receipts.now(), seconds=seconds, prev=prev)
+
+    receipt = finish(lab, complete)
+    (lab.run(request.run_id) / "started.json").unlink(missing_ok=True)
+    return receipt
+
+
+def resume(lab: Lab) -> None:
+    """Append the row of the run that was killed between its receipt and its row, if one was. The caller holds the lab's lock."""
     marker = lab.runs / ".finishing"
     if not marker.exists():
         return
     receipt = receipts.receipt(lab, marker.read_text())
     try:
         if receipt is not None and sha(_lines(lab)[-1]) == receipt.prev:
-            _append(lab, line(row(receipt)))
+            _append(lab, row(receipt))
     except LabError:
         return  # the table is damaged: whoever called is about to say so
     marker.unlink()
 
 
-def _append(lab: Lab, text: str) -> None:
-    new = not lab.results.exists()
+def _append(lab: Lab, row: Row) -> None:
+    """Add a row at the end, and its entry in the index. The caller holds the lab's lock."""
+    before, text = index.identity(lab.results), f"{line(row)}\n"
     with lab.results.open("a") as file:
-        file.write((HEADER + "\n" if new else "") + text + "\n")
+        if file.tell() == 0:
+            file.write(f"{HEADER}\n")
+            file.flush()
+        start = file.tell()
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+    def insert(entries: "sqlite3.Connection") -> None:
+        (n,) = entries.execute("SELECT ifnull(max(n), -1) + 1 FROM rows").fetchone()
+        _entry(entries, n, row, start, len(text.encode()) - 1)
+
+    index.extend(lab, ROWS, before, insert)
 
 
 def _all_receipts(lab: Lab) -> list[Receipt]:
     return [receipts.receipt(lab, path.parent.name) for path in sorted(lab.runs.glob("*/receipt.json"))]
 
 
-def rebuild(lab: Lab) -> int:
-    """Write results.tsv anew from the receipts, in the order of their chain; returns the number of rows, one per receipt.
+def rebuilt(lab: Lab) -> list[str]:
+    """The lines of results.tsv, header first, from the receipts alone, in the order of their chain.
 
     Where the chain forks (results.tsv was once rolled back) or a receipt has no `prev` (it was written while the table
     was damaged), the earlier run goes first. Raises LabError when something leads nowhere: a receipt is missing or edited.
     """
+    waiting: dict[str, list[Receipt]] = {}
+    for receipt in sorted(_all_receipts(lab), key=lambda receipt: receipt.finished):
+        waiting.setdefault(receipt.prev, []).append(receipt)
+    lines, heads = [HEADER], {"", sha(HEADER)}
+    while waiting:
+        prev = sha(lines[-1])
+        if prev not in waiting:
+            heads_left = heads & waiting.keys()
+            if not heads_left:
+                lost = ", ".join(group[0].run_id for group in list(waiting.values())[:3])
+                raise LabError(f"the chain of receipts is broken: nothing leads to {lost}", hint="restore 6_runs/ from git (git log -- 6_runs)")
+            prev = min(heads_left, key=lambda head: waiting[head][0].finished)
+        lines.append(line(row(waiting[prev].pop(0))))
+        heads.add(sha(lines[-1]))
+        if not waiting[prev]:
+            del waiting[prev]
+    return lines
+
+
+def rebuild(lab: Lab) -> int:
+    """Write results.tsv anew from the receipts, as `rebuilt` has it; returns the number of rows, one per receipt."""
     with locked(lab):
-        waiting: dict[str, list[Receipt]] = {}
-        for receipt in sorted(_all_receipts(lab), key=lambda receipt: receipt.finished):
-            waiting.setdefault(receipt.prev, []).append(receipt)
-        lines, heads = [HEADER], {"", sha(HEADER)}
-        while waiting:
-            prev = sha(lines[-1])
-            if prev not in waiting:
-                heads_left = heads & waiting.keys()
-                if not heads_left:
-                    lost = ", ".join(group[0].run_id for group in list(waiting.values())[:3])
-                    raise LabError(f"the chain of receipts is broken: nothing leads to {lost}", hint="restore 6_runs/ from git (git log -- 6_runs)")
-                prev = min(heads_left, key=lambda head: waiting[head][0].finished)
-            lines.append(line(row(waiting[prev].pop(0))))
-            heads.add(sha(lines[-1]))
-            if not waiting[prev]:
-                del waiting[prev]
+        lines = rebuilt(lab)
         if lab.results.exists():
-            kept = lab.runs / "results.before-rebuild.tsv"
+            kept = lab.runs / KEPT
             kept.write_bytes(lab.results.read_bytes())
         receipts.write_atomic(lab.results, "\n".join(lines) + "\n")
         (lab.runs / ".finishing").unlink(missing_ok=True)

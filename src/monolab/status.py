@@ -1,35 +1,40 @@
 """One screen: what the device does, what waits, what was found. Answers in well under 200 ms, so it imports little."""
 
 import json
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from monolab import backlog, controls, device, holdout, problem, pueue, receipts, results, verdicts
+from monolab import backlog, controls, device, disk, holdout, problem, pueue, receipts, results, verdicts
 from monolab.errors import LabError
 from monolab.journal import number
 from monolab.paths import BASELINE, Lab
 
-RECENT = 5
+RECENT = 5  # verdicts
+SHOWN = 10  # runs that wait
 
 
-def facts(lab: Lab) -> dict:
-    """Everything the screen shows, as plain data."""
+def facts(lab: Lab, most: int | None = None) -> dict:
+    """Everything the screen shows, as plain data; of what waits, the first `most`."""
     subject = problem.load(lab)
     machine = device.detect()
-    rows = results.load(lab)
-    answers = pueue.answers()
-    tasks = backlog.unfinished(lab) if answers else {}
+    rows = results.view(lab)
+    told = pueue.state()
+    known_tasks, groups = told or ([], {})
+    ours = backlog.tasks(lab, known_tasks)
+    tasks = backlog.unfinished(lab, ours)
     held = device.holder(machine)
-    groups = pueue.groups() if tasks else {}
 
     def known(run_id: str) -> bool:
         return (lab.run(run_id) / "waiting.json").exists()
 
+    waiting = [(name, task) for name, task in tasks.items() if task.state != "Running" or (name != (held or {}).get("run") and known(name))]
     running = _running(lab, subject, machine, held) if held and held.get("lab") == str(lab.root) else None
-    stage = rows[-1].stage if rows else "explore"
-    last = receipts.receipt(lab, rows[-1].run_id) if rows else None
-    base, past = verdicts.arm(lab, rows, BASELINE, stage), verdicts.records(lab)
+    newest = rows[-1] if rows else None
+    stage = newest.stage if newest else "explore"
+    last = receipts.receipt(lab, newest.run_id) if newest else None
+    base, past = verdicts.arm(lab, rows, BASELINE, stage), verdicts.looks(lab)
     try:
         floor, no_floor = base and base.floor, ""
     except LabError as error:
@@ -44,20 +49,17 @@ def facts(lab: Lab) -> dict:
         "direction": subject.direction,
         "device": {"name": machine.name, "hardware": machine.hardware, "busy": held is not None, "holder": held},
         "isolation": last.isolation if last else None,  # of the last run
-        "daemon": answers,
+        "daemon": told is not None,
         "paused": sorted({task.group for task in tasks.values() if groups[task.group].status != "Running"}),
         "running": running,
         "unfinished": len(tasks),  # queued, running, or about to write their verdict
-        "queued": [
-            _waiting(lab, run_id, task)
-            for run_id, task in tasks.items()
-            if task.state != "Running" or (run_id != (held or {}).get("run") and known(run_id))
-        ],
-        "refused": [run_id for task in (backlog.tasks(lab) if answers else []) if (run_id := backlog.run_of(lab, task)) and _refused(lab, run_id)],
+        "waiting": len(waiting),
+        "queued": [_waiting(lab, run_id, task) for run_id, task in waiting[:most]],
+        "refused": [run_id for task in ours if task.state == "Done" and (run_id := backlog.named_by(task)) and _refused(lab, run_id)],
         "verdicts": [
             {name: getattr(verdict, name) for name in ("time", "idea", "stage", "verdict", "effect", "low", "high", "why")}
             | {"decision": verdict.gate.decision}
-            for verdict in [one for one in verdicts.by_arm(past) if not one.control][-RECENT:]
+            for verdict in past.arms(control=False, last=RECENT)
         ],
         "best": best and {name: best[name] for name in ("idea", "stage", "mean", "tested", "luck")},
         "noise_floor": floor.sd if floor else None,
@@ -65,8 +67,9 @@ def facts(lab: Lab) -> dict:
         "controls": controls.record(lab, stage, past),
         "holdout": holdout.summary(lab),
         "stage": stage,
+        "checkpoints": {"bytes": disk.use(lab), "budget": subject.checkpoints_gb * disk.GB},
         "rows": len(rows),
-        "failed": sum(row.status != "ok" for row in rows),
+        "failed": rows.failed,
     }
 
 
@@ -91,6 +94,7 @@ def _running(lab: Lab, subject, machine, held: dict) -> dict | None:
         "idea": request.idea,
         "stage": request.stage,
         "seed": request.seed,
+        "retry_of": request.retry_of,
         "label": request.label,
         "elapsed": round(elapsed, 1),
         "limit": limit,
@@ -110,7 +114,7 @@ def _progress(path: Path) -> dict | None:
 
 
 def _refused(lab: Lab, run_id: str) -> bool:
-    return (lab.run(run_id) / "refused.json").exists()
+    return os.path.exists(f"{lab.runs}/{run_id}/refused.json")
 
 
 def _waiting(lab: Lab, run_id: str, task: pueue.Task) -> dict:
@@ -122,6 +126,7 @@ def _waiting(lab: Lab, run_id: str, task: pueue.Task) -> dict:
         "idea": request.idea if request else None,
         "seed": request.seed if request else None,
         "stage": request.stage if request else None,
+        "retry_of": request.retry_of if request else "",
         "label": task.label or (request.label if request else ""),
         "state": "waits for the device" if task.state == "Running" else task.state,
         "command": task.command,
@@ -145,7 +150,7 @@ def text(known: dict) -> str:
         progress = running["progress"]
         step = f"step {progress['step']}/{progress['steps']}, loss {progress['loss']:.4f}, " if progress else ""
         lines.append(f"running  {running['run_id']} ({running['stage']}): {step}{running['elapsed']:.0f} s, about {running['left']:.0f} s left")
-        lines.append(f"         {running['label'] or '(no label)'}")
+        lines.append(f"         {running['label'] or '(no label)'}" + (f" [retry of {running['retry_of']}]" if running["retry_of"] else ""))
     elif machine["busy"]:
         holder = machine["holder"] or {}
         lines.append(f"         held by {holder.get('run', 'another program')} of {holder.get('lab', 'another lab')}, pid {holder.get('pid', '?')}")
@@ -153,15 +158,22 @@ def text(known: dict) -> str:
         lines.append("queue    no pueue daemon answers (just queue starts one)")
     else:
         paused = "".join(f"; group {group} is paused: pueue start -g {group}" for group in known["paused"])
-        lines.append(f"queue    {len(known['queued'])} waiting{paused}")
-    for item in known["queued"][:10]:
+        lines.append(f"queue    {known['waiting']} waiting{paused}")
+    for item in known["queued"][:SHOWN]:
         what = f"{item['idea']} s{item['seed']}" if item["run_id"] else f"task {item['task']}"
-        lines.append(f"         {what:<24} {item['label'] or item['command']}" + ("" if item["state"] == "Queued" else f" [{item['state'].lower()}]"))
-    if len(known["queued"]) > 10:
-        lines.append(f"         and {len(known['queued']) - 10} more")
+        notes = [item["state"].lower()] if item["state"] != "Queued" else []
+        notes += [f"retry of {item['retry_of']}"] if item["retry_of"] else []
+        lines.append(f"         {what:<24} {item['label'] or item['command']}" + "".join(f" [{note}]" for note in notes))
+    if known["waiting"] > SHOWN:
+        lines.append(f"         and {known['waiting'] - SHOWN} more")
     if known["refused"]:
         lines.append(f"refused  {len(known['refused'])} run(s) did not start: lab log {known['refused'][-1]}")
     lines.append(f"rows     {known['rows']}, of which {known['failed']} failed")
+    checkpoints = known["checkpoints"]
+    if checkpoints["bytes"] > disk.NEAR * checkpoints["budget"]:
+        lines.append(
+            f"disk     checkpoints take {checkpoints['bytes'] / disk.GB:.3g} of {checkpoints['budget'] / disk.GB:g} GiB; the oldest are removed beyond that"
+        )
     for verdict in reversed(known["verdicts"]):
         span = "" if verdict["low"] is None else f" [{number(verdict['low'])}, {number(verdict['high'])}]"
         lines.append(
@@ -181,7 +193,7 @@ def text(known: dict) -> str:
 
 
 def show(lab: Lab, as_json: bool) -> None:
-    known = facts(lab)
+    known = facts(lab, None if as_json else SHOWN)
     print(json.dumps(known, indent=1) if as_json else text(known))
 
 
@@ -210,7 +222,17 @@ def follow(lab: Lab, run_id: str | None) -> None:
 
 
 def log(lab: Lab, run_id: str) -> str:
-    """The kept output of a run, or the end of it in its receipt where the files are gone."""
+    """The kept output of a run, or the end of it in its receipt where the files are gone; above it, which run it repeats or is repeated by."""
+    from monolab import retries  # here: the screen does not need it, and has to be quick
+
+    asked = receipts.request(lab, run_id)
+    after = retries.successor(lab, asked)
+    links = [f"[lab] retry of {asked.retry_of}"] if asked.retry_of else []
+    links += [f"[lab] run again as {after.run_id}"] if after else []
+    return "\n".join([*links, _kept(lab, run_id)])
+
+
+def _kept(lab: Lab, run_id: str) -> str:
     folder = lab.run(run_id)
     parts = [f"== {name}\n{(folder / name).read_text(errors='replace')}" for name in ("train.log", "score.log") if (folder / name).exists()]
     if parts:

@@ -6,19 +6,27 @@ looked promising, the two differ, and a stack of promising ideas is kept as a wh
 """
 
 import json
+import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-from monolab import receipts, snapshot, stats
+from monolab import index, receipts, results, snapshot, stats
 from monolab.errors import LabError
 from monolab.paths import BASELINE, CONTROL, CONTROL_SEEDS, Lab
 from monolab.problem import Problem
 from monolab.receipts import Receipt, Request
 from monolab.results import Row
+
+if TYPE_CHECKING:
+    import sqlite3
 
 CONDITIONS = {"eval_sha": "the scorer", "data_sha": "the data", "env_sha": "the environment", "hardware": "the hardware"}
 
@@ -31,6 +39,9 @@ class OtherConditions(LabError):
         self.idea = idea
 
 
+CONTAMINATED, RETRY = "contaminated", "retry"  # flags of a run that something from outside has spoiled, and of one that repeats another
+REPEATS = "repeats-seed"  # begins the flag of a run that gave what another seed had given: repeats-seed:0
+SLOWED = {"load", "throttled", "swap"}  # flags of a run whose value stands and whose time does not (`monolab.validity`)
 CONFOUNDED = 1.1  # a candidate this many times as large or as slow as its reference is flagged
 
 
@@ -44,16 +55,29 @@ class Arm:
 
     @property
     def values(self) -> dict[int, float]:
-        """The first measured value of every seed, in the order of measurement: to run a seed again replaces nothing."""
-        found: dict[int, float] = {}
+        """The first value of every seed, in the order of measurement: to run a seed again replaces nothing. Seeds that repeat another one are left out."""
+        return {receipt.seed: receipt.value for receipt in self._distinct}
+
+    @property
+    def repeats(self) -> dict[int, int]:
+        """Seeds that gave what another seed had given before (by the seed: that one): runs of code that ignores its seed are one measurement."""
+        found = {}
         for receipt in self.receipts:
-            if receipt.value is not None:
-                found.setdefault(receipt.seed, receipt.value)
+            if receipt.value is not None and receipt.seed not in self.values:
+                found[receipt.seed] = next(one.seed for one in self._distinct if identical(one, receipt))
         return found
+
+    @cached_property
+    def _distinct(self) -> tuple[Receipt, ...]:
+        found: list[Receipt] = []
+        for receipt in self.receipts:
+            if receipt.value is not None and not any(one.seed == receipt.seed or identical(one, receipt) for one in found):
+                found.append(receipt)
+        return tuple(found)
 
     @property
     def failed(self) -> set[int]:
-        """The seeds that were tried and gave no value."""
+        """The seeds that were tried and gave no value of their own."""
         return {receipt.seed for receipt in self.receipts} - self.values.keys()
 
     @property
@@ -64,14 +88,27 @@ class Arm:
     def floor(self) -> stats.Floor | None:
         """The noise floor, once three seeds are measured. Raises LabError where they do not spread."""
         if len(self.values) < 3:
+            if self.repeats:
+                raise LabError(f"{self.idea} ({self.stage}): {self.told_repeats}", hint="let train.py use its --seed, then: just baseline")
             return None
         try:
             return stats.noise_floor(list(self.values.values()))
         except ValueError as error:
             raise LabError(f"{self.idea} ({self.stage}): {error}", hint="let train.py use its --seed, then: just baseline") from error
 
+    @property
+    def told_repeats(self) -> str:
+        """In words, which seeds repeat which; "" where none does."""
+        same: dict[int, list[int]] = {}
+        for seed, of in self.repeats.items():
+            same.setdefault(of, []).append(seed)
+        words = [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} gave what seed {of} gave" for of, seeds in same.items()]
+        return f"train.py ignores its --seed: {'; '.join(words)}, to the last digit, which is one measurement" if words else ""
+
     def median(self, field: str) -> float | None:
-        found = [getattr(receipt, field) for receipt in self.receipts if receipt.status == "ok" and getattr(receipt, field) is not None]
+        """Over its measured runs; of times only over those that nothing outside has slowed, and None where that leaves none."""
+        measured = [receipt for receipt in self.receipts if receipt.status == "ok" and not (field == "train_seconds" and SLOWED & set(receipt.flags))]
+        found = [getattr(receipt, field) for receipt in measured if getattr(receipt, field) is not None]
         return statistics.median(found) if found else None
 
 
@@ -155,19 +192,21 @@ def _file(lab: Lab) -> Path:
 
 def records(lab: Lab) -> list[Verdict]:
     """All looks recorded so far, oldest first."""
-    path = _file(lab)
-    if not path.exists():
-        return []
-    found = []
-    for number, text in enumerate(path.read_text().splitlines(), start=1):
+    return [found for found, _, _ in _parsed(lab)]
+
+
+def _parsed(lab: Lab) -> Iterator[tuple[Verdict, int, int]]:
+    """Every look, and the place and length of its line, in bytes."""
+    path, start = _file(lab), 0
+    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
         try:
-            found.append(_verdict(json.loads(text)))
+            yield _verdict(json.loads(text)), start, len(text)
         except (ValueError, KeyError, TypeError) as error:
             raise LabError(
                 f"{path} line {number} is damaged: {error}",
                 hint=f"git checkout -- 6_runs/{path.name}; or move it away, where an older monolab wrote it",
             ) from error
-    return found
+        start += len(text) + 1
 
 
 def _verdict(values: dict) -> Verdict:
@@ -178,10 +217,124 @@ def _verdict(values: dict) -> Verdict:
 
 def record(lab: Lab, verdict: Verdict) -> None:
     """Append a look to the record. The caller holds the lab's lock."""
+    before, text = index.identity(_file(lab)), json.dumps(asdict(verdict))
     with _file(lab).open("a") as file:
-        file.write(json.dumps(asdict(verdict)) + "\n")
+        start = file.tell()
+        file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+    def insert(entries: "sqlite3.Connection") -> None:
+        (n,) = entries.execute("SELECT ifnull(max(n), -1) + 1 FROM looks").fetchone()
+        _entry(entries, n, verdict, start, len(text))
+        entries.executemany("UPDATE rows SET judged = 1 WHERE run_id = ?", [(run_id,) for run_id in verdict.runs])
+
+    index.extend(lab, LOOKS, before, insert)
+
+
+def _entries(entries: "sqlite3.Connection", lab: Lab) -> None:
+    """Make the index's entries of verdicts.jsonl anew. Raises LabError where a line of it cannot be read."""
+    for table in ("looks", "look_runs", "arms", "arm_runs"):
+        entries.execute(f"DELETE FROM {table}")
+    for n, (verdict, start, length) in enumerate(_parsed(lab)):
+        _entry(entries, n, verdict, start, length)
+    entries.execute("UPDATE rows SET judged = (idea = ? OR run_id IN (SELECT run_id FROM look_runs))", (BASELINE,))
+
+
+def _entry(entries: "sqlite3.Connection", n: int, verdict: Verdict, start: int, length: int) -> None:
+    """Where a look stands, and that it is now the last one at its arm: as `by_arm` has it."""
+    marks = ", ".join("?" * len(verdict.runs))
+    same = f"SELECT min(arm) FROM arm_runs JOIN arms USING (arm) WHERE run_id IN ({marks}) AND idea = ? AND stage = ?"
+    (arm,) = entries.execute(same, (*verdict.runs, verdict.idea, verdict.stage)).fetchone()
+    if arm is None:
+        (arm,) = entries.execute("SELECT ifnull(max(arm), -1) + 1 FROM arms").fetchone()
+    values = (n, arm, verdict.stage, verdict.control, verdict.kept, verdict.gate.test, start, length)
+    entries.execute("INSERT INTO looks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    entries.executemany("INSERT OR IGNORE INTO look_runs VALUES (?, ?)", [(run_id, n) for run_id in verdict.runs])
+    values = (arm, verdict.idea, verdict.stage, n, verdict.runs[-1], verdict.control, verdict.kept, verdict.final)
+    entries.execute("INSERT OR REPLACE INTO arms VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    entries.execute("DELETE FROM arm_runs WHERE arm = ?", (arm,))
+    entries.executemany("INSERT OR IGNORE INTO arm_runs VALUES (?, ?)", [(run_id, arm) for run_id in verdict.runs])
+
+
+LOOKS = index.Source("verdicts.jsonl", _file, _entries)
+
+
+class Looks(Sequence[Verdict]):
+    """All looks, oldest first, each read when it is asked for: by the index (`index`), not by going through all of them."""
+
+    def __init__(self, lab: Lab):
+        self.lab = lab
+        with index.reading(lab, LOOKS) as entries:
+            (self.count,) = entries.execute("SELECT ifnull(max(n), -1) + 1 FROM looks").fetchone()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return records(self.lab)[place]
+        place = place + self.count if place < 0 else place
+        if not 0 <= place < self.count:
+            raise IndexError(place)
+        return self._found("SELECT start, length FROM looks WHERE n = ?", place)[0]
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return iter(records(self.lab))
+
+    def sharing(self, runs: Iterable[str]) -> list[Verdict]:
+        """The looks that have seen one of `runs`, oldest first."""
+        names = tuple(runs)
+        chosen = f"SELECT look FROM look_runs WHERE run_id IN ({', '.join('?' * len(names))})"
+        return self._found(f"SELECT start, length FROM looks WHERE n IN ({chosen}) ORDER BY n", *names)
+
+    def arms(
+        self, stage: str | None = None, *, control: bool | None = None, kept: bool = False, of: Iterable[str] | None = None, last: int | None = None
+    ) -> list[Verdict]:
+        """As `by_arm`: the last look at every arm, in the order of the first looks. Only those at `stage`, of ideas or of controls, that are kept,
+        that have one of the runs `of`, and of these the `last` so many."""
+        wanted, values = [], []
+        for condition, value in (("stage = ?", stage), ("control = ?", control)):
+            if value is not None:
+                wanted.append(f"arms.{condition}")
+                values.append(value)
+        if kept:
+            wanted.append("arms.kept = 1")
+        if of is not None:
+            values += (names := tuple(of))
+            wanted.append(f"arms.arm IN (SELECT arm FROM arm_runs WHERE run_id IN ({', '.join('?' * len(names))}))")
+        chosen = f"SELECT start, length FROM arms JOIN looks ON looks.n = arms.look WHERE {' AND '.join(wanted) or 'true'} ORDER BY arms.arm DESC"
+        return self._found(f"{chosen} LIMIT {-1 if last is None else last}", *values)[::-1]
+
+    def ledger(self, stage: str) -> list[tuple[int, int]]:
+        """Of every look at an idea at a stage: which idea to be tested it was, and whether the idea was kept."""
+        with index.reading(self.lab, LOOKS) as entries:
+            return entries.execute("SELECT test, kept FROM looks WHERE stage = ? AND control = 0 ORDER BY n", (stage,)).fetchall()
+
+    def still_open(self) -> list[str]:
+        """The last run of every arm whose question is still open."""
+        with index.reading(self.lab, LOOKS) as entries:
+            return [run_id for (run_id,) in entries.execute("SELECT last_run FROM arms WHERE final = 0")]
+
+    def unsettled(self) -> list[Verdict]:
+        """The last look at every arm whose question is still open."""
+        return self._found("SELECT start, length FROM arms JOIN looks ON looks.n = arms.look WHERE final = 0 ORDER BY arms.arm")
+
+    def _found(self, query: str, *values) -> list[Verdict]:
+        with index.reading(self.lab, LOOKS) as entries:
+            places = entries.execute(query, values).fetchall()
+        found = []
+        if places:
+            with _file(self.lab).open("rb") as file:
+                for start, length in places:
+                    file.seek(start)
+                    found.append(_verdict(json.loads(file.read(length))))
+        return found
+
+
+def looks(lab: Lab) -> Looks:
+    """All looks recorded so far, for who wants some of them. Raises LabError for what `records` raises it for."""
+    return Looks(lab)
 
 
 def newest(lab: Lab) -> dict[tuple[str, str], Verdict]:
@@ -192,25 +345,55 @@ def newest(lab: Lab) -> dict[tuple[str, str], Verdict]:
 def by_arm(found: Iterable[Verdict]) -> list[Verdict]:
     """The last look at every arm, in the order of the first looks. Looks that share a run are looks at one arm."""
     arms: list[Verdict] = []
+    places: dict[tuple[str, str, str], list[int]] = {}  # of arms, by idea, stage and run
     for one in found:
-        for place, earlier in enumerate(arms):
-            if (earlier.idea, earlier.stage) == (one.idea, one.stage) and set(earlier.runs) & set(one.runs):
-                arms[place] = one
-                break
+        keys = [(one.idea, one.stage, run_id) for run_id in one.runs]
+        known = [place for key in keys for place in places.get(key, ()) if key[2] in arms[place].runs]
+        place = min(known, default=len(arms))
+        if known:
+            arms[place] = one
         else:
             arms.append(one)
+        for key in keys:
+            if place not in (mine := places.setdefault(key, [])):
+                mine.append(place)
     return arms
 
 
-def ledger(found: Iterable[Verdict], stage: str) -> tuple[int, list[int]]:
+def ledger(past: "Looks", stage: str) -> tuple[int, list[int]]:
     """How many ideas were tested at a stage, and how many of them had been when each of the kept ones was kept first. Controls are not ideas."""
-    tested, kept = 0, {}
-    for one in found:
-        if one.stage == stage and not one.control:
-            tested = max(tested, one.gate.test)
-            if one.kept:
-                kept.setdefault(one.gate.test, tested)
-    return tested, list(kept.values())
+    tested, first = 0, {}
+    for test, kept in past.ledger(stage):
+        tested = max(tested, test)
+        if kept:
+            first.setdefault(test, tested)
+    return tested, list(first.values())
+
+
+def identical(one: Receipt, other: Receipt) -> bool:
+    """Whether two measured runs gave the same checkpoint, byte for byte, or the same number to the last digit.
+
+    A checkpoint's number may differ by what is round-off from one scoring to the next. By the number alone not where it is a share (a ratio of whole
+    numbers below 100,000, as an accuracy is): two of those can be the same by chance, while an arbitrary number lies that near to one with a chance
+    of less than one in a million.
+    """
+    if one.checkpoint_sha and one.checkpoint_sha == other.checkpoint_sha:
+        return math.isclose(one.value, other.value, rel_tol=1e-6)
+    return one.value == other.value and float(Fraction(one.value).limit_denominator(99_999)) != one.value
+
+
+def twin(lab: Lab, request: Request, measured: dict) -> Receipt | None:
+    """The first run of the same code, options and conditions at another seed that gave the very result that this one `measured`."""
+    if measured.get("value") is None:
+        return None
+    mine = SimpleNamespace(value=measured["value"], checkpoint_sha=measured["checkpoint_sha"])
+    for row in results.view(lab).of(request.idea, request.stage):
+        if row.seed != request.seed and row.value is not None:
+            receipt = receipts.receipt(lab, row.run_id)
+            same = receipt and (receipt.code_sha, receipt.args) == (request.code_sha, request.args)
+            if same and all(getattr(receipt, name) == measured[name] for name in CONDITIONS) and identical(receipt, mine):
+                return receipt
+    return None
 
 
 def is_reference(flags: Iterable[str]) -> bool:
@@ -218,18 +401,32 @@ def is_reference(flags: Iterable[str]) -> bool:
     return not {"args", "uncommitted", "off-main"} & set(flags)
 
 
+def replaced(lab: Lab, rows: list[Row]) -> set[str]:
+    """The runs in whose place a retry has its row. They keep theirs."""
+    return {receipts.request(lab, row.run_id).retry_of for row in results.flagged(rows, RETRY)}
+
+
+def no_evidence(lab: Lab, rows: list[Row]) -> set[str]:
+    """The runs that say nothing of their code: those something from outside has spoiled, and those that a retry has replaced."""
+    spoiled = {row.run_id for row in results.flagged(rows, CONTAMINATED) if row.status == "invalid"}
+    return spoiled | replaced(lab, rows)
+
+
 def arm(lab: Lab, rows: list[Row], idea: str, stage: str, like: Receipt | None = None, code: tuple[str, tuple[str, ...]] | None = None) -> Arm | None:
     """The newest arm of an idea: of the code and options `code`, where given; under the conditions of `like`, where given.
 
     None when the idea has no such run at this stage. Raises LabError when it has some, but only under other conditions.
     """
-    mine = [row for row in rows if row.idea == idea and row.stage == stage and (idea != BASELINE or is_reference(row.flags.split(",")))]
+    mine = [row for row in results.of(rows, idea, stage) if idea != BASELINE or is_reference(row.flags.split(","))]
     chosen: list[Receipt] = []
     differs: set[str] = set()
+    void = no_evidence(lab, mine)
     for row in reversed(mine):
+        if row.run_id in void:
+            continue
         receipt = receipts.receipt(lab, row.run_id)
         if receipt is None:
-            raise LabError(f"results.tsv names {row.run_id}, which has no receipt", hint="lab check")
+            raise LabError(f"results.tsv names {row.run_id}, which has no receipt", hint="lab doctor")
         if code and (receipt.code_sha, receipt.args) != code:
             continue
         if like and like.idea == idea and control_round(receipt) != control_round(like):
@@ -288,9 +485,9 @@ def anchor_of(lab: Lab, asked: Request, kept: set[tuple]) -> tuple[Request | Non
     return None, tuple(reversed(through))
 
 
-def kept_arms(past: Iterable[Verdict], stage: str) -> set[tuple]:
+def kept_arms(past: Looks, stage: str) -> set[tuple]:
     """(idea, code_sha, args) of every arm that is kept at a stage: what was kept at another one is not known to be better here."""
-    return {(one.idea, one.code_sha, one.args) for one in by_arm(past) if one.kept and one.stage == stage}
+    return {(one.idea, one.code_sha, one.args) for one in past.arms(stage, kept=True)}
 
 
 def _anchor(lab: Lab, rows: list[Row], first: Receipt, kept: set[tuple]) -> tuple[Arm, tuple[str, ...]]:
@@ -322,12 +519,13 @@ def _unmeasured(step: Request, first: Receipt) -> LabError:
 def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of: Receipt | None = None) -> Verdict:
     """The verdict on an idea from its newest arm (or the arm of the run `of`), as measured so far.
 
-    Raises LabError when the idea or what it is compared with has no run, the baseline no noise floor, or the idea ignores its seed.
+    Raises LabError when the idea or what it is compared with has no run, or the baseline no noise floor. Code that ignores its seed is dropped,
+    whatever its number: nobody can tell it from one that was lucky once.
     """
     mine = arm(lab, rows, idea, stage, of, (of.code_sha, of.args) if of else None)
     if mine is None:
         raise LabError(f"{idea} has no finished run at stage {stage}", hint=f"just queue {idea} --stage {stage}")
-    first, past = mine.receipts[0], records(lab)
+    first, past = mine.receipts[0], looks(lab)
     base = arm(lab, rows, BASELINE, stage, first)
     anchor, through = _anchor(lab, rows, first, kept_arms(past, stage))
     against, changed = _reference(lab, rows, first, first)
@@ -339,13 +537,7 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
             f"no noise floor at stage {stage}: the baseline has {len(base.values) if base else 0} of 3 seeds",
             hint=f"just baseline --stage {stage}, then: just verdict {idea}",
         )
-    if len(mine.values) > 1 and len(set(mine.values.values())) == 1:
-        value = next(iter(mine.values.values()))
-        raise LabError(
-            f"{idea} gave {value:g} for every one of {len(mine.values)} seeds: it ignores its seed",
-            hint="let train.py use its --seed, and queue it again",
-        )
-    history = [one for one in past if set(one.runs) & set(mine.runs)]
+    history = past.sharing(mine.runs)
     tested, discoveries = ledger(past, stage)
     tests = [one.gate.test for one in history if one.gate.test]
     test = tests[0] if tests else tested + 1
@@ -385,7 +577,7 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
         mean=_mean(mine, screen),
         against_mean=statistics.fmean(against.values.values()) if against.values else None,
         failures=dict(failures),
-        confounds=(*_confounds(mine, against), *([changed] if changed else [])),
+        confounds=(*_confounds(mine, against), *(words for words in (changed, mine.told_repeats) if words)),
         ratios=_ratios(mine, against),
         lines=lines,
         exploratory="" if first.predicted_effect is not None else f"no effect on {problem.metric} was predicted before the run",
@@ -470,6 +662,8 @@ def _gate(
         why = f"kept at {len(history[-1].gate.seeds)} seeds; the estimate is now over {len(seeds)}, which do not refute it"
     if decision == "more" and not wants:
         decision, why = "drop", f"{len(failed)} of the seeds failed, and none is left to try"
+    if mine.repeats:
+        decision, why, wants = "drop", mine.told_repeats, ()
     return Gate(
         decision=decision,
         why=why,
@@ -526,19 +720,14 @@ def best(lab: Lab, problem: Problem, rows: list[Row], stage: str | None = None) 
     Returns its idea, mean, lineage (newest first), and how much of its effect may be the luck of the best of all that were tested. Raises
     LabError when the baseline was not measured.
     """
-    measured = [
-        row
-        for row in rows
-        if row.idea == BASELINE and row.value is not None and (stage is None or row.stage == stage) and is_reference(row.flags.split(","))
-    ]
+    measured = [row for row in results.of(rows, BASELINE, stage) if row.value is not None and is_reference(row.flags.split(","))]
     if not measured:
         raise LabError("the baseline has not been measured", hint="just baseline")
     stage = stage or measured[-1].stage
-    base, past = arm(lab, rows, BASELINE, stage), records(lab)
-    found = [verdict for verdict in by_arm(past) if verdict.stage == stage and not verdict.control]
+    base, past = arm(lab, rows, BASELINE, stage), looks(lab)
     chosen: list[Verdict] = []
-    for verdict in found:
-        lineage = _lineage(verdict, found, set(base.runs))
+    for verdict in past.arms(stage, control=False, kept=True):
+        lineage = _lineage(verdict, past, set(base.runs))
         if lineage and (not chosen or problem.sign * (verdict.mean - chosen[0].mean) > 0):
             chosen = lineage
     steps = [
@@ -566,11 +755,11 @@ def best(lab: Lab, problem: Problem, rows: list[Row], stage: str | None = None) 
     }
 
 
-def _lineage(verdict: Verdict, others: list[Verdict], base: set[str]) -> list[Verdict]:
+def _lineage(verdict: Verdict, past: Looks, base: set[str]) -> list[Verdict]:
     """The verdicts from this one down to the runs of the baseline `base`; empty unless each of them was kept."""
     chain = [verdict]
     while chain[-1].kept and chain[-1].gate.anchor != BASELINE:
-        below = [other for other in others if set(other.runs) & set(chain[-1].gate.runs) and other not in chain]
+        below = [other for other in past.arms(verdict.stage, control=False, of=chain[-1].gate.runs) if other not in chain]
         if not below:
             return []
         chain.append(below[-1])
