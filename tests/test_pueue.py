@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from monolab import pueue
+from monolab import keys, pueue
 from monolab.errors import LabError
 
 
@@ -60,7 +60,7 @@ def test_no_secret_reaches_the_daemon_or_its_state(pueue_daemon, tmp_path, monke
     seen = set(eval(pueue.log_text(number)))
     assert "LAB_DEVICE" in seen and not {"SOME_API_KEY", "META_MODE"} & seen
     added = {"PUEUE_GROUP", "PUEUE_WORKER_ID"} | {"PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}  # pueue's, the shell's, Python's
-    assert seen <= set(pueue.ENV_ALLOWED) | added
+    assert seen <= set(keys.FOR_PUEUE) | added
     assert "sk-not-for-the-disk" not in (pueue_daemon.folder / "state" / "state.json").read_text()
 
 

@@ -1,7 +1,8 @@
 """The queue: a thin, typed client of the real pueue 4 command line (checked with 4.0.4).
 
-Every call gets an allow-listed environment, since the daemon writes the whole environment of whoever adds a task to
-its state file and prints it in `pueue status --json`.
+Every call gets an allow-listed environment (`keys`), since the daemon writes the whole environment of whoever adds a task to
+its state file, which every user of the machine may read, and prints it in `pueue status --json`. What somebody has
+added by hand holds all that their shell knew: `scrub`.
 
 Facts this relies on (pueue 4.0.4): a task runs with the environment of the client that added it plus PUEUE_GROUP and
 PUEUE_WORKER_ID, nothing of the daemon's own; while it runs both stand in its entry of the status, which is how a task
@@ -9,9 +10,13 @@ finds itself; a daemon that restarts over queued tasks pauses their groups (`res
 socket and a pid file, which the next one takes over, unless the pid has since gone to another process.
 """
 
+import contextlib
+import getpass
 import json
+import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -20,28 +25,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from monolab import keys
 from monolab.errors import LabError
-
-ENV_ALLOWED = (
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-    "XDG_DATA_HOME",
-    "XDG_CONFIG_HOME",
-    "XDG_CACHE_HOME",
-    "PUEUE_CONFIG_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "LD_LIBRARY_PATH",
-    "LAB_LOCK_DIR",
-    "LAB_DEVICE",
-    "UV",
-    "SSL_CERT_FILE",
-)
 
 CALL_SECONDS = 30.0  # a client call that takes longer is a daemon that hangs
 START_SECONDS = 10.0  # a daemon answers some 50 ms after its start
@@ -63,6 +48,7 @@ class Task:
     enqueued_at: str | None  # RFC 3339, as the daemon writes it
     start: str | None
     end: str | None
+    keys: tuple[str, ...] = ()  # variables of its stored environment that look like keys: it was added by hand
 
 
 @dataclass(frozen=True)
@@ -74,7 +60,7 @@ class Group:
 
 def environment() -> dict[str, str]:
     """What of this process's environment pueue and its tasks get to see."""
-    return {name: os.environ[name] for name in ENV_ALLOWED if name in os.environ}
+    return keys.environment(keys.FOR_PUEUE)
 
 
 def tasks() -> list[Task]:
@@ -84,12 +70,24 @@ def tasks() -> list[Task]:
 
 def groups() -> dict[str, Group]:
     """The queue's groups by name."""
-    return {name: Group(name, group["status"], group["parallel_tasks"]) for name, group in _status()["groups"].items()}
+    return _groups(_status())
+
+
+def state() -> tuple[list[Task], dict[str, Group]] | None:
+    """Tasks and groups with one question to the daemon; None where none answers. LabError as in `answers`."""
+    done = _run("status", "--json")
+    if done.returncode and NO_DAEMON in done.stderr:
+        return None
+    told = _status(done)
+    return [_task(entry) for entry in told["tasks"].values()], _groups(told)
 
 
 def answers() -> bool:
     """Whether a daemon answers. LabError when pueue is missing, or when one is there and refuses (a wrong secret, say)."""
     done = _run("group", "--json")
+    if done.returncode and NO_DAEMON not in done.stderr:
+        time.sleep(0.1)  # one that is killed at this very moment breaks the connection off
+        done = _run("group", "--json")
     if done.returncode and NO_DAEMON not in done.stderr:
         raise _error("group", done)
     return done.returncode == 0
@@ -106,14 +104,15 @@ def ensure_daemon() -> bool:
     _require_version()
     if answers():
         return False
-    directory, pid_path = _places()
-    directory.mkdir(parents=True, exist_ok=True)
+    directory, pid_path, _ = _places()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # what pueue writes there is readable for everyone
     # pueued's own check (is the pid of the pid file alive?) lets two that start at once through, and the second takes
     # the first one's socket: hence a lock of ours around the start.
     with (directory / "monolab.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if answers():
             return False
+        end_deaf()
         _drop_foreign_pid(pid_path)
         log = directory / "pueued.log"
         with log.open("ab") as output:
@@ -159,15 +158,17 @@ def add(
     priority: int = 0,
     after: Iterable[int] = (),
     stashed: bool = False,
+    delay: float = 0.0,
 ) -> int:
     """Queue `command` (one string per argument, no shell syntax) to run in `cwd`; returns the task's id.
 
-    `after`: ids of tasks that must have succeeded first. The command replaces pueue's shell, so a signal to the task
+    `after`: ids of tasks that must have succeeded first. `delay`: seconds that it stays stashed before it may run. The command replaces pueue's shell, so a signal to the task
     reaches it.
     """
     options = ["--print-task-id", "--escape", f"--working-directory={cwd}", f"--group={group}", f"--priority={priority}"]
     options += [f"--label={label}"] if label is not None else []
     options += [f"--after={task}" for task in after] + (["--stashed"] if stashed else [])
+    options += [f"--delay={math.ceil(delay)}s"] if delay else []
     # --escape quotes each word only where the shell would need it, so that `exec` stays the shell's own word.
     return int(_call("add", *options, "--", "exec", *command).stdout)
 
@@ -190,6 +191,19 @@ def kill(task: int, signal: str | None = "term") -> None:
     """Send a signal to the process group of a running task; `None`: pueue's own kill (KILL, result `Killed`)."""
     _require_task(task)
     _call("kill", *([f"--signal={signal}"] if signal else []), str(task))
+
+
+def scrub(found: Iterable[Task]) -> None:
+    """Take keys out of pueue's state as far as pueue lets anybody: a task that waits loses the variables, one that is over is removed.
+
+    One that runs keeps them until it is over.
+    """
+    for task in found:
+        if task.keys and task.state in ("Queued", "Stashed"):
+            for name in task.keys:
+                _call("env", "unset", str(task.id), name, check=False)  # it may have started meanwhile
+        elif task.keys and task.state == "Done":
+            _call("remove", str(task.id), check=False)  # somebody else may have removed it
 
 
 def clean(group: str) -> None:
@@ -279,13 +293,19 @@ def _error(what: str, done: subprocess.CompletedProcess) -> LabError:
     return LabError(f"pueue {what} failed: {why}", hint="pueue status")
 
 
-def _status() -> dict:
-    done = _call("status", "--json")
+def _status(done: subprocess.CompletedProcess | None = None) -> dict:
+    done = done or _run("status", "--json")
+    if done.returncode:
+        raise _error("status", done)
     try:
         status = json.loads(done.stdout)
         return {"tasks": status["tasks"], "groups": status["groups"]}
     except (ValueError, KeyError, TypeError) as error:
         raise LabError(f"pueue status --json is not what pueue 4 prints: {done.stdout[:200]!r}", hint=SET_UP) from error
+
+
+def _groups(status: dict) -> dict[str, Group]:
+    return {name: Group(name, group["status"], group["parallel_tasks"]) for name, group in status["groups"].items()}
 
 
 def _task(entry: dict) -> Task:
@@ -308,6 +328,7 @@ def _task(entry: dict) -> Task:
         enqueued_at=times.get("enqueued_at"),
         start=times.get("start"),
         end=times.get("end"),
+        keys=keys.named(entry["envs"]),
     )
 
 
@@ -318,8 +339,61 @@ def _require_task(task: int) -> Task:
     raise LabError(f"pueue has no task {task}", hint="pueue status")
 
 
-def _places() -> tuple[Path, Path]:
-    """pueue's directory and the pid file of its daemon, found as pueue finds them."""
+def listening() -> list[int]:
+    """The pids of the daemons at this pueue's socket, in the order of their start; clients reach the last. Empty where the system does not tell (no Linux)."""
+    _, _, address = _places()
+    try:
+        table = Path("/proc/net/unix").read_text().splitlines()[1:]
+    except OSError:
+        return []
+    rows = [line.split(maxsplit=7) for line in table]
+    inodes = {row[6] for row in rows if len(row) == 8 and row[7] == str(address) and row[3] == "00010000"}  # it accepts connections
+    sockets, found = {f"socket:[{inode}]" for inode in inodes}, []
+    for pid in filter(str.isdigit, os.listdir("/proc")) if inodes else ():
+        try:
+            if any(os.readlink(link) in sockets for link in Path(f"/proc/{pid}/fd").iterdir()):
+                started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+                found.append((started, int(pid)))
+        except OSError:
+            continue
+    return [pid for _, pid in sorted(found)]
+
+
+def deaf() -> list[int]:
+    """Daemons of this pueue that no client can reach: their socket was removed, or a later daemon has taken its place."""
+    import socket
+    import struct
+
+    pids = listening()
+    if not pids:
+        return []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(CALL_SECONDS)
+        try:
+            client.connect(str(_places()[2]))
+            reached = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        except OSError:
+            reached = None
+    return [pid for pid in pids if pid != reached]
+
+
+def end_deaf() -> list[int]:
+    """End the daemons that no client can reach, which still start tasks and keep another from starting; their pids.
+
+    With KILL: asked to end, pueued would end its running tasks as well. They live on, and their end is lost on pueue alone.
+    """
+    ended = deaf()
+    for pid in ended:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + START_SECONDS
+    while set(ended) & set(listening()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return ended
+
+
+def _places() -> tuple[Path, Path, Path]:
+    """pueue's directory, the pid file of its daemon and its socket, found as pueue finds them."""
     import yaml
 
     home = Path.home()
@@ -338,7 +412,7 @@ def _places() -> tuple[Path, Path]:
     directory = setting("pueue_directory", xdg("XDG_DATA_HOME", home / ".local" / "share") / "pueue")
     given = None if mac else os.environ.get("XDG_RUNTIME_DIR")
     runtime = setting("runtime_directory", Path(given) if given else directory)
-    return directory, setting("pid_path", runtime / "pueue.pid")
+    return directory, setting("pid_path", runtime / "pueue.pid"), setting("unix_socket_path", runtime / f"pueue_{getpass.getuser()}.socket")
 
 
 def _drop_foreign_pid(pid_path: Path) -> None:
