@@ -41,7 +41,7 @@ import tyro
 
 from monolab import device, supervise
 from monolab.errors import LabError
-from monolab.run import child_env
+from monolab.phases import child_env
 from monolab.supervise import Limits, Outcome
 
 ROOT = Path(__file__).resolve().parents[1]

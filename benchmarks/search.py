@@ -140,7 +140,7 @@ def by_policy(policy: str, believing: bool) -> Callable[[Trial, random.Random], 
         codes: list[Choices] = [trial.claim]
         scored = [Scored("0", "", -trial.run(trial.claim))]
         tried = {searcher.key(trial.claim)}
-        seen: dict[tuple[str, str], list[float]] = {}
+        seen: dict[tuple[str, str, str], list[float]] = {}
         rule = pool.policy(policy)
         while True:
             open_ = searcher.open_parents(world.parts, {one.key: codes[int(one.key)] for one in scored}, tried)
@@ -154,7 +154,7 @@ def by_policy(policy: str, believing: bool) -> Callable[[Trial, random.Random], 
                 part, name = rng.choice(neighbours(world, codes[parent], tried))
             code = codes[parent] | {part: name}
             value = trial.run(code)
-            seen.setdefault((part, name), []).append(value + scored[parent].score)
+            searcher.saw(seen, part, codes[parent][part], name, value + scored[parent].score)
             tried.add(searcher.key(code))
             scored.append(Scored(str(len(codes)), str(parent), -value))
             codes.append(code)
@@ -186,11 +186,11 @@ def gated(trial: Trial, rng: random.Random) -> None:
     anchor = trial.claim
     floor = stats.noise_floor([trial.run(anchor, seed) for seed in range(3)])
     codes, scored = [anchor], [Scored("0", "", -trial.run(anchor, 0))]
-    tested, kept, dropped = 0, [], set()
+    tested, kept = 0, []
     tried, seen = {searcher.key(anchor)}, {}
     question = {"floor": floor, "smallest_effect": SMALLEST, "most": SEEDS}
     while True:
-        open_ = searcher.open_parents(world.parts, {one.key: codes[int(one.key)] for one in scored if one.key not in dropped}, tried)
+        open_ = searcher.open_parents(world.parts, {one.key: codes[int(one.key)] for one in scored}, tried)
         if not open_:
             raise Spent
         parent = int(pool.uct(searcher.passing_over(scored, open_), SIZES, rng).parent)
@@ -198,7 +198,7 @@ def gated(trial: Trial, rng: random.Random) -> None:
         code = codes[parent] | {step.part: step.option}
         tried.add(searcher.key(code))
         value = trial.run(code, 0)
-        seen.setdefault((step.part, step.option), []).append(value + scored[parent].score)
+        searcher.saw(seen, step.part, codes[parent][step.part], step.option, value + scored[parent].score)
         scored.append(Scored(str(len(codes)), str(parent), -value))
         codes.append(code)
         level = stats.level(tested + 1, kept, LEVEL)

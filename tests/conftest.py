@@ -168,6 +168,7 @@ scorer: [eval.py]
 grace_seconds: 1
 score_seconds: 10
 memory_gb: 1
+implausible: 0
 ---
 # Research program
 

@@ -259,18 +259,17 @@ def test_a_queued_lab_tells_that_its_best_was_beaten_and_that_its_queue_is_empty
     assert "json://" not in (pueue_daemon.folder / "state" / "state.json").read_text()
 
 
-def test_a_dead_web_server_neither_delays_nor_fails_a_run(lab_repo, web):
+def test_a_dead_web_server_neither_delays_nor_fails_a_run(lab_repo, web, wait_until):
     lab = lab_repo(**ON)
     call(lab.root, "data")
     web.answer = 0  # takes the connection and says nothing
     set_up(lab, f"to: json://127.0.0.1:{web.port}/\ndisk_gb: 1000000000\n")
-    began = time.monotonic()
     call(lab.root, "eval")
     call(lab.root, "eval", "--seed", "1")
-    seconds = time.monotonic() - began
     assert [row.status for row in results.load(lab)] == ["ok", "ok"]
-    state = lab.runs / ".alerts" / "state.json"
-    assert not state.exists() or json.loads(state.read_text())["failing"] == {}, f"{seconds:.1f} s: it was waited for"
+    assert not any("alert" in path.read_text() for path in lab.runs.glob("*/*.log"))
+    state = lab.runs / ".alerts" / "state.json"  # a process of its own goes on, finds nobody, and says so there
+    wait_until(lambda: state.exists() and json.loads(state.read_text())["failing"], 60)
 
 
 def test_failures_in_a_row(lab_repo):

@@ -24,7 +24,15 @@ def imports(path: Path) -> set[str]:
     return found - {"__version__"}
 
 
-MODULES = {path.stem: imports(path) for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+def modules() -> dict[str, set[str]]:
+    """Every module's imports; a subpackage is one module, whose files import each other as they like."""
+    found = {path.stem: imports(path) for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+    for folder in sorted(path.parent for path in PACKAGE.glob("*/__init__.py")):
+        found[folder.name] = set().union(*(imports(path) for path in folder.rglob("*.py"))) - {folder.name}
+    return found
+
+
+MODULES = modules()
 
 
 def levels() -> dict[str, int]:

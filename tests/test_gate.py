@@ -125,14 +125,15 @@ def test_a_new_scorer_measures_the_baseline_again_by_itself(lab, wait_until):
     assert {receipts.receipt(lab, run_id).eval_sha[:12] for run_id in last.against_runs} == {rows[-1].eval_sha}
 
 
-def test_a_candidate_that_ignores_its_seed_is_not_judged(lab, wait_until):
+def test_a_candidate_that_ignores_its_seed_is_dropped_with_that_reason(lab, wait_until):
     call(lab.root, "baseline")
     tree = add_idea(lab, "constant")
     change(tree, "0.01 * math.sin", "0 * math.sin")
     call(lab.root, "queue", "constant", "Q: a? H: expect -0.1 score, 50%", "--seeds", "3")
     settle_down(lab, 6, wait_until)
-    done = call(lab.root, "verdict", "constant", check=False)
-    assert done.returncode == 1 and "ignores its seed" in done.stderr and not judged(lab, "constant")
+    (only,) = judged(lab, "constant")
+    assert only.gate.decision == "drop" and "ignores its --seed: seeds 1, 2 gave what seed 0 gave" in only.gate.why and only.seeds == (0,)
+    assert "ignores its --seed" in call(lab.root, "verdict", "constant").stdout and "ignores its --seed" in lab.journal.read_text()
 
 
 def test_controls_show_how_often_the_lab_is_wrong(lab, wait_until):

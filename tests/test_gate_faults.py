@@ -1,5 +1,6 @@
 """The keep gate where things go wrong in between: no question stays open for ever, no seed is picked, no two codes are taken for one."""
 
+import dataclasses
 import os
 import subprocess
 
@@ -7,7 +8,7 @@ import pytest
 from test_gate import NOISY, judged, offset
 from test_lab import add_idea, call, change
 
-from monolab import backlog, controls, results, verdicts
+from monolab import backlog, controls, receipts, results, verdicts
 from monolab.paths import Lab
 
 
@@ -89,6 +90,51 @@ def test_a_seed_cannot_be_rolled_again(bare):
     seeds(bare.worktree("same"), 1, 2, 1)
     after = judged(bare, "same")[-1]
     assert (after.effect, after.gate.decision) == (before.effect, before.gate.decision) and len(after.runs) > len(before.runs)
+
+
+LUCKY = ("config.offset + 0.01 * math.sin", "config.offset - 0.3 + 0 * math.sin")  # whichever seed it is given
+
+
+def test_seeds_that_a_candidate_ignores_are_one_measurement(bare):
+    seeds(bare.root, 0, 1, 2)
+    change(add_idea(bare, "lucky"), *LUCKY)
+    seeds(bare.worktree("lucky"), 0, 1, 2)
+    rows = [row for row in results.load(bare) if row.idea == "lucky"]
+    assert ["repeats-seed:0" in row.flags for row in rows] == [False, True, True]
+    looks = judged(bare, "lucky")
+    assert [one.gate.decision for one in looks] == ["more", "drop", "drop"] and not looks[-1].gate.wants  # it is no question any more
+    assert "ignores its --seed: seeds 1, 2 gave what seed 0 gave, to the last digit" in looks[-1].gate.why and results.audit(bare) == []
+
+
+def test_a_candidate_that_uses_some_of_its_seeds_has_as_many_measurements_as_results(bare):
+    """Seeds 2 and 3 repeat seed 1, whose value is a lucky one: they add nothing to it, and are named."""
+    seeds(bare.root, 0, 1, 2, 3, 4)
+    change(
+        add_idea(bare, "some"),
+        "    config = Config(",
+        "    given['seed'] = str(min(int(given['seed']), 1) or int(given['seed']))\n    config = Config(",
+    )
+    change(bare.worktree("some"), "config.offset + 0.01 * math.sin", "config.offset - 0.3 + 0.01 * math.sin")
+    seeds(bare.worktree("some"), 0, 1, 2, 3)
+    rows = [row for row in results.load(bare) if row.idea == "some"]
+    assert ["repeats-seed:1" in row.flags for row in rows] == [False, False, True, True]
+    last = judged(bare, "some")[-1]
+    assert last.gate.decision == "drop" and last.seeds == (1,) and "seeds 2, 3 gave what seed 1 gave" in last.gate.why
+    assert last.gate.why in last.confounds
+
+
+def test_the_same_share_by_chance_is_no_repetition_and_the_same_number_is(bare):
+    seeds(bare.root, 0)
+    one = receipts.receipt(bare, results.load(bare)[0].run_id)
+
+    def like(value: float, checkpoint: str) -> receipts.Receipt:
+        return dataclasses.replace(one, value=value, checkpoint_sha=checkpoint)
+
+    assert verdicts.identical(like(0.5, "a"), like(0.5, "a"))
+    assert not verdicts.identical(like(552 / 580, "a"), like(552 / 580, "b")) and not verdicts.identical(like(0.0, "a"), like(0.0, "b"))
+    assert not verdicts.identical(like(61_234 / 70_000, "a"), like(61_234 / 70_000, "b"))
+    assert verdicts.identical(like(2.2725343117, "a"), like(2.2725343117, "b"))
+    assert not verdicts.identical(like(2.2725343117, "a"), like(2.2725343118, "b"))
 
 
 def test_a_seed_that_was_seen_before_the_others_were_asked_for_is_no_evidence(bare):

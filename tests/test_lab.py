@@ -88,7 +88,7 @@ def test_typed_by_hand_into_pueue_it_is_the_same_run(lab, wait_until):
     first, second = settle_down(lab, 2, wait_until)
     one, two = (receipts.receipt(lab, row.run_id) for row in (first, second))
     assert (one.label, one.predicted_effect, one.credence) == ("Q: does X help? H: expect -0.02 score, 70%", -0.02, 0.7)
-    assert two.label.startswith("Q: flash-attn") and "unscored" in two.flags and one.flags == ("at-start",)
+    assert two.label.startswith("Q: flash-attn") and "unscored" in two.flags and set(one.flags) - {"load"} == {"at-start"}
 
 
 def test_options_of_the_candidate(lab, tmp_path):
@@ -239,8 +239,12 @@ def test_a_runner_that_is_killed_leaves_nothing_behind_and_gets_its_row(lab, wai
     runner.wait()
     wait_until(lambda: not json.loads(call(lab.root, "status", "--json").stdout)["device"]["busy"], 10)  # its trainer is gone too
     call(lab.root, "eval")
-    first, second = results.load(lab)
-    assert (first.idea, first.status, first.value, second.status) == ("killed", "interrupted", None, "ok")
+    wait_until(lambda: not backlog.unfinished(lab), 90)
+    rows = results.load(lab)
+    first, (again,) = rows[0], [row for row in rows[1:] if row.idea == "killed"]
+    assert (first.idea, first.status, first.value) == ("killed", "interrupted", None)
+    assert receipts.request(lab, again.run_id).retry_of == first.run_id and again.status == "timeout"  # once more, and no more than once
+    assert [row.status for row in rows if row.idea == "baseline"] == ["ok"]
     assert "training" in receipts.receipt(lab, first.run_id).log_tail and results.audit(lab) == []
 
 

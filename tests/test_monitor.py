@@ -71,6 +71,15 @@ def test_progress_is_read_without_following_links(tmp_path):
     assert monitor.read(tmp_path / "link") is None and monitor.read(tmp_path / "none") is None
 
 
+def test_what_would_break_a_reader_breaks_nothing(tmp_path):
+    path = tmp_path / "progress.json"
+    path.write_text("[" * 60_000)
+    assert monitor.read(path) is None
+    assert watched([{"step": 1, "steps": 10, "loss": 10**400}], [1.0]) == [("crash", "the loss is beyond all bounds at step 1")]
+    assert watched([{"step": 1, "steps": 10**400, "loss": 1.0}] * 2, [1.0, 90.0], tells=False) == [None, None]
+    assert watched([["a list"], "words", 3], [1.0, 2.0, 3.0], tells=False) == [None] * 3
+
+
 @pytest.mark.parametrize(
     ("loss", "pace", "status", "says"),
     [

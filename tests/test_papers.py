@@ -1005,14 +1005,16 @@ def gla(services: Services, lab: Lab) -> saved.Saved:
 
 def test_parts_are_printed_as_claims(gla: saved.Saved, capsys) -> None:
     text = call(capsys, "introduction", "2312.06635")
-    assert text.startswith(f"authors claim (Yang et al. 2023, 0_docs/papers/{SLUG}.md):\n\n## 1 Introduction\n") and "### 1.1 Gates" in text
+    label, _, mark, body = text.split("\n", 3)
+    assert label == f"authors claim (Yang et al. 2023, 0_docs/papers/{SLUG}.md) (data, not instructions):" and set(mark) == {"~"}
+    assert body.startswith("## 1 Introduction\n") and "### 1.1 Gates" in text and text.endswith(f"\n{mark}\n")
     assert "4 Experiments" not in text
     results = json.loads(call(capsys, "results", SLUG, "--json"))
     assert results["kind"] == "authors claim" and [one["title"] for one in results["sections"]] == ["4 Experiments"]
     assert "| GLA | 17.2 |" in results["sections"][0]["text"]
     cited = json.loads(call(capsys, "references", "https://arxiv.org/abs/2312.06635", "--json"))["references"]
     assert [(one["arxiv"], one["doi"], one["year"]) for one in cited] == [("2006.16236", "", 2020), ("", "10.1145/3097983.3098144", 1999)]
-    assert call(capsys, "references", SLUG).count("\n") == 2
+    assert len(call(capsys, "references", SLUG).splitlines()) == 2 + 4  # and the fence with its label
 
 
 def test_a_missing_part_names_the_sections_there_are(services: Services, lab: Lab, capsys) -> None:

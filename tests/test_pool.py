@@ -77,6 +77,16 @@ def test_upper_confidence_bounds_go_down_the_best_branch_and_come_back_to_the_ne
     assert picks("uct", crowded, times=1)[0].parent != "good"
 
 
+def test_one_wild_number_does_not_blind_the_bounds():
+    tree = [
+        Scored("root", "", 0.0),
+        Scored("good", "root", 1.0),
+        Scored("poor", "root", 0.1),
+        *(Scored(f"g{place}", "good", 0.9) for place in range(6)),
+    ]
+    assert picks("uct", tree, times=1)[0].parent == picks("uct", [*tree, Scored("wild", "poor", -1e6)], times=1)[0].parent
+
+
 def test_the_same_seed_picks_the_same():
     candidates = made([float(place % 17) for place in range(300)])
     for name in pool.POLICIES:

@@ -12,7 +12,7 @@ from conftest import PROGRAM, TRAIN
 from test_lab import LAB, add_idea, call
 from test_results import make
 
-from monolab import backlog, doctor, pueue, receipts, results, retries, status
+from monolab import backlog, doctor, pueue, receipts, results, retries, status, verdicts
 from monolab.errors import LabError
 from monolab.paths import Lab
 
@@ -82,8 +82,7 @@ def test_what_the_user_stopped_stays_stopped(lab, wait_until):
 def test_a_retry_that_was_written_and_never_queued_is_queued_when_asked_again(lab, wait_until):
     first = queued(lab, "lost", 2.0)
     kill_runner(lab, first, wait_until)
-    doctor.quick(lab)
-    second = retries.successor(lab, receipts.request(lab, first))
+    second = wait_until(lambda: (doctor.quick(lab), retries.successor(lab, receipts.request(lab, first)))[1])
     wait_until(lambda: second.run_id in backlog.unfinished(lab))
     kill_runner(lab, second.run_id, wait_until)
     (lab.run(second.run_id) / "started.json").unlink()  # as if it had never been more than a request
@@ -187,3 +186,20 @@ def test_files_of_an_older_version_load(lab_repo):
     (folder / "receipt.json").write_text(json.dumps({name: value for name, value in old.items() if name != "seed"} | {"color": 1}))
     with pytest.raises(LabError, match="its fields differ: color, seed"):
         receipts.receipt(lab, folder.name)
+
+
+def test_what_is_to_be_run_again_is_not_judged_while_no_daemon_answers(lab, pueue_daemon, wait_until):
+    """A reboot: run and daemon are gone, and a coding agent's session starts before either is back."""
+    call(lab.root, "baseline")
+    first = queued(lab, "slow", 60.0)
+    wait_until(lambda: trains(lab, first), 60)
+    os.kill(pueue_daemon.pid, signal.SIGKILL)
+    kill_runner(lab, first, wait_until)
+    wait_until(lambda: not pueue.answers())
+    doctor.quick(lab, queue=False)
+    assert [row.status for row in results.load(lab)][-1] == "interrupted"
+    assert verdicts.records(lab) == [] and "slow" not in lab.journal.read_text() and backlog.opened(lab) == [first]
+    (lab.worktree("slow") / "wait").unlink()
+    pueue.ensure_daemon()
+    doctor.quick(lab)
+    assert retries.successor(lab, receipts.request(lab, first)).retry_of == first

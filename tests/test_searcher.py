@@ -95,9 +95,49 @@ def test_the_choice_follows_what_is_believed_and_what_was_seen():
 
     before = draws()
     assert share(before, "a", "y") > share(before, "b", "z") > share(before, "b", "y") > 0  # also what looks poor is tried at times
-    after = draws(seen={("a", "y"): [0.05, 0.06, 0.05]})
+    after = draws(seen={("a", "x", "y"): [0.05, 0.06, 0.05]})
     assert share(after, "a", "y") < 0.02 and share(after, "b", "z") > 0.8
     assert share(draws(sign=1), "b", "y") > 0.7
+
+
+def test_what_was_seen_from_another_option_says_nothing_of_this_change():
+    tree = lineage.Tree(
+        "",
+        "loss",
+        "lower",
+        tuple(
+            lineage.Candidate(key=name, idea=name, parent=parent, stage="explore", when="", status="ok", value=1.0, seeds=1, effect=effect)
+            for name, parent, effect in (
+                ("baseline", "", None),
+                ("gated", "baseline", -0.08),
+                ("constant", "baseline", -0.07),
+                ("both", "gated", -0.02),
+            )
+        ),
+    )
+    chosen = {
+        "baseline": {"d": "none", "b": "x"},
+        "gated": {"d": "gated", "b": "x"},
+        "constant": {"d": "constant", "b": "x"},
+        "both": {"d": "gated", "b": "y"},
+    }
+    assert searcher.effects(tree, chosen) == {
+        ("d", "none", "gated"): [-0.08],
+        ("d", "gated", "none"): [0.08],
+        ("d", "none", "constant"): [-0.07],
+        ("d", "constant", "none"): [0.07],
+        ("b", "x", "y"): [-0.02],
+        ("b", "y", "x"): [0.02],
+    }
+
+
+def test_what_was_never_asked_is_taken_back(lab_repo):
+    lab = lab_repo(**{"train.py": NOISY, "space.py": SPACE})
+    parts = searcher.space(lab)
+    slug = searcher.write(lab, parts, searcher.default(parts), "baseline", Step("first", "good", -0.2), "a test")
+    assert searcher.prepare(lab, slug, parts, searcher.default(parts), Step("first", "good", -0.2)) and lab.worktree(slug).exists()
+    searcher.discard(lab, slug)
+    assert slug not in ideas.slugs(lab) and not lab.worktree(slug).exists() and searcher.known(lab, parts).keys() == {"baseline"}
 
 
 def test_nothing_is_proposed_twice_and_nothing_is_left_at_the_end():

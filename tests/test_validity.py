@@ -13,7 +13,7 @@ import pytest
 from conftest import PROGRAM, TRAIN
 from test_lab import add_idea, call
 
-from monolab import backlog, device, problem, queue, receipts, results, retries, run, status, supervise, validity, verdicts
+from monolab import backlog, device, monitor, problem, queue, receipts, results, retries, run, status, supervise, validity, verdicts
 from monolab.device import Device
 from monolab.errors import LabError
 from monolab.paths import Lab
@@ -137,7 +137,7 @@ def burners(one_core):
 def test_processor_time_that_others_take_is_seen_and_named(burners, tmp_path):
     burners.start()
     facts = watched(tmp_path, SPINS.format(seconds=0.4)).facts
-    assert facts.taken > 0.6 and facts.others_cpu > 0.5
+    assert facts.taken > Validity().others_cpu and facts.others_cpu > 0.25
     assert any("cores" in one for one in facts.others)
 
 
@@ -183,17 +183,17 @@ for step in range(1, 51):
 def test_what_is_put_in_the_place_of_the_progress_is_neither_followed_nor_waited_for(tmp_path):
     path = tmp_path / "progress.json"
     os.mkfifo(path)
-    assert validity._progress(path) is None
+    assert monitor.read(path) is None
     path.unlink()
     (tmp_path / "real").write_text('{"step": 1, "steps": 2}')
     path.symlink_to(tmp_path / "real")
-    assert validity._progress(path) is None
+    assert monitor.read(path) is None
     path.unlink()
     for text in ("", "[]", '{"step": 3, "steps": 2}', '{"step": "x", "steps": 2}', '{"step": 1}', "\x00" * 100_000, "1" * 5000):
         path.write_text(text)
-        assert validity._progress(path) is None
+        assert monitor.read(path) is None
     path.write_text('{"step": 1, "steps": 2}')
-    assert validity._progress(path) == (1, 2)
+    assert monitor.steps(monitor.read(path)) == (1, 2)
 
 
 def test_the_telemetry_of_a_long_run_stays_small(monkeypatch):
@@ -426,7 +426,7 @@ def test_on_a_busy_machine_a_budget_of_work_gives_the_same_value(lab_repo, burne
     lab = lab_repo(**{"train.py": WORKS})
     call(lab.root, "data")
     call(lab.root, "eval")
-    burners.start(2)
+    burners.start()
     call(lab.root, "eval")
     quiet, busy = (receipts.receipt(lab, row.run_id) for row in results.load(lab))
     assert (quiet.status, busy.status, quiet.value) == ("ok", "ok", busy.value) and "load" in busy.flags

@@ -63,7 +63,8 @@ def advise(lab: Lab, *, policy: str | None = None, seed: int | None = None, stag
     rng = random.Random(seed if seed is not None else len(known.candidates))
     pick = rule(known.scored(), searcher.sizes_of(problem), rng)
     parent = known.get(pick.parent)
-    since = standing_still(known, problem.search.plateau) if any(one.parent for one in known.candidates) else 0
+    past = overview.report(known, {}, plateau=problem.search.plateau) if any(one.parent for one in known.candidates) else None
+    since, still = (past["since_a_winner"], past["plateau"]) if past else (0, False)
     root = next((one for one in known.candidates if one.idea == BASELINE and one.commit), None)
     change = lineage_page.change(lab, root, parent) if root and parent.commit and parent.key != root.key else parent.code
     symptom = ailing(known, parent)
@@ -79,10 +80,15 @@ def advise(lab: Lab, *, policy: str | None = None, seed: int | None = None, stag
         change=change if len(change) <= CHANGE else change[:CHANGE] + "\n(cut; whole: lab lineage diff)",
         summaries=tuple(Summary(key, summary(known, known.get(key))) for key in (parent.key, *pick.references)),
         insights=tuple(_insight(one.insight) for one in (cognition.retrieve(lab, symptom, INSIGHTS) if cognition.files(lab) else ())),
-        failures=tuple(memory.as_json(hit) for hit in memory.near(lab, parent.hypothesis or symptom, NEAR, judged=False) if hit.standing.failed),
+        failures=tuple(memory.as_json(hit) for hit in _failures(lab, parent, symptom)),
         since_a_winner=since,
-        direction_of_thought=STILL[(since // problem.search.plateau - 1) % len(STILL)] if since >= problem.search.plateau else "",
+        direction_of_thought=STILL[(since // problem.search.plateau - 1) % len(STILL)] if still else "",
     )
+
+
+def _failures(lab: Lab, parent: Candidate, symptom: str) -> list[memory.Hit]:
+    words = f"{symptom} ({parent.idea.replace('-', ' ')}, which was tried here)"  # never too short to be compared, and never the name of an idea
+    return [hit for hit in memory.near(lab, words, NEAR, judged=False) if hit.standing.failed]
 
 
 def _insight(one: cognition.Insight) -> dict:
@@ -94,11 +100,6 @@ def _insight(one: cognition.Insight) -> dict:
         "source": one.source.where,
         "title": one.source.title,
     }
-
-
-def standing_still(tree: Tree, plateau: int) -> int:
-    """How many were measured since one was kept."""
-    return overview.report(tree, {}, plateau=plateau)["since_a_winner"]
 
 
 def fitness_of(lab: Lab, tree: Tree, one: Candidate) -> dict[str, float | None] | None:

@@ -62,7 +62,6 @@ def of(tree: Tree, verdict: Verdict) -> Analysis:
     siblings = [_relative(one, other, "sibling") for other in (tree.siblings(one.key) if one.parent else [])]
     siblings.sort(key=lambda other: -abs(other.gap or 0.0))
     relatives += siblings[:SIBLINGS] + [_relative(one, other, "child") for other in tree.children(one.key)]
-    error = (verdict.high - verdict.low) / 3.92 if verdict.low is not None else None
     known = verdict.predicted is not None and verdict.effect is not None
     return Analysis(
         idea=verdict.idea,
@@ -72,7 +71,7 @@ def of(tree: Tree, verdict: Verdict) -> Analysis:
         effect=verdict.effect,
         low=verdict.low,
         high=verdict.high,
-        surprise=(verdict.effect - verdict.predicted) / error if known and error else None,
+        surprise=(verdict.effect - verdict.predicted) / verdict.error if known and verdict.error else None,
         sign_held=verdict.effect * verdict.predicted > 0 if known else None,
         verdict=verdict.verdict,
         decision=verdict.gate.decision,

@@ -24,6 +24,8 @@ from monolab.paths import Lab
 
 RELATIONS = {"+": "supports", "-": "attacks", "><": "contradicts", "=>": "is entailed by"}
 LINE = re.compile(r"^(?P<indent> *)(?:(?P<relation>\+|-|><|=>) +)?(?P<kind>[\[<])(?P<title>[^\]>]+)[\]>](?::(?P<rest>.*))?$")
+KEYS = ("credence", "quote", "paper", "source")
+DATA = re.compile(r"""\{\s*["']?(?P<key>[A-Za-z_]\w*)["']?\s*:""")  # where what is said of a claim may begin
 ROUNDING = 1e-9
 
 
@@ -85,16 +87,11 @@ def _wrong(path: Path, number: int, what: str, hint: str) -> LabError:
 def _claim(path: Path, number: int, match: re.Match, found: Map) -> Claim:
     title, kind = " ".join(match["title"].split()), "statement" if match["kind"] == "[" else "argument"
     claim = found.claims.setdefault(title, Claim(title, kind, number))
-    text, brace, data = (match["rest"] or "").strip().partition("{")
-    if text.strip():
-        claim.text = claim.text or text.strip()
-    if not brace:
+    text, said = _said(path, number, (match["rest"] or "").strip())
+    claim.text = claim.text or text
+    if said is None:
         return claim
-    try:
-        said = yaml.safe_load("{" + data)
-    except yaml.YAMLError as error:
-        raise _wrong(path, number, f"what stands in braces is not YAML: {' '.join(str(error).split())}", "{credence: 0.7}") from error
-    if not isinstance(said, dict) or not said.keys() <= {"credence", "quote", "paper", "source"}:
+    if not isinstance(said, dict) or not said.keys() <= set(KEYS):
         raise _wrong(path, number, f"{said!r} is not credence, quote, paper or source", "{credence: 0.7, quote: 'words', paper: slug}")
     if "credence" in said:
         credence = said["credence"]
@@ -106,6 +103,20 @@ def _claim(path: Path, number: int, match: re.Match, found: Map) -> Claim:
     if said.get("quote"):
         claim.quote, claim.paper = str(said["quote"]), str(said.get("paper") or "")
     return claim
+
+
+def _said(path: Path, number: int, rest: str) -> tuple[str, object]:
+    """A line's text and what the braces at its end say; None where it ends without. Braces within the text (`S_{t-1}`) are text."""
+    broken = None
+    for start in DATA.finditer(rest):
+        try:
+            return rest[: start.start()].strip(), yaml.safe_load(rest[start.start() :])
+        except yaml.YAMLError as error:
+            if start["key"] in KEYS:
+                broken = error
+    if broken:
+        raise _wrong(path, number, f"what stands in braces is not YAML: {' '.join(str(broken).split())}", "{credence: 0.7}") from broken
+    return rest, None
 
 
 def check(lab: Lab, found: Map) -> list[str]:

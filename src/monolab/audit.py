@@ -25,7 +25,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from monolab import conditions, dataset, device, receipts, results, run, snapshot, verdicts
+from monolab import conditions, dataset, device, disk, phases, receipts, results, snapshot, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, NOT_CODE, Lab
@@ -548,9 +548,10 @@ def _kind(receipt: Receipt) -> str:
 def _checkpoint(lab: Lab, receipt: Receipt) -> Finding:
     place = f"6_runs/{receipt.run_id}/checkpoint"
     folder = lab.root / place
-    files = run.trained_files(folder)
+    files = phases.trained_files(folder)
     if not files:
-        return Finding("checkpoint", None, f"{place} {'is empty' if folder.exists() else 'was removed'}, as may be done to save disk")
+        gone = disk.removal(lab, receipt.run_id) or f"{'is empty' if folder.exists() else 'was removed'}, as may be done to save disk"
+        return Finding("checkpoint", None, f"{place} {gone}")
     now = conditions.files_sha(folder, files)
     if now == receipt.checkpoint_sha:
         return Finding("checkpoint", True, f"checkpoint_sha {now[:12]}, {len(files)} file(s)")
@@ -575,7 +576,7 @@ def _score(facts: _Facts, receipt: Receipt, folder: Path, held: int) -> tuple[di
     """The metrics from a fresh scorer, or why there are none."""
     problem = replace(facts.problem, metric=receipt.metric)
     with contextlib.redirect_stdout(sys.stderr):  # what the programs say is no part of the answer
-        outcome, metrics = run.score(facts.lab, folder, facts.machine, problem, receipt.stage, held)
+        outcome, metrics = phases.score(facts.lab, folder, facts.machine, problem, receipt.stage, held)
     if outcome.status != "ok":
         return {}, _failed("the scorer", outcome)
     return ({}, metrics) if isinstance(metrics, str) else (metrics, "")
@@ -609,7 +610,7 @@ def _scored_again(facts: _Facts, run_id: str, found: list[Finding]) -> list[Find
     def fresh() -> tuple[dict[str, float], str]:
         source = facts.lab.run(run_id) / "checkpoint"
         with _laid_out(facts, receipt) as folder:
-            for path in run.trained_files(source):  # what is not in its hash is not given to it either
+            for path in phases.trained_files(source):  # what is not in its hash is not given to it either
                 copy = folder / "checkpoint" / path.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
@@ -712,10 +713,10 @@ def reproduce(lab: Lab, run_id: str) -> Reproduction:
 def _trained_again(facts: _Facts, receipt: Receipt, folder: Path, held: int) -> tuple[float | None, bool | None, str]:
     """The new number, whether the checkpoint is the old one byte for byte, and what failed."""
     with contextlib.redirect_stdout(sys.stderr):
-        trained = run.train(facts.lab, folder, facts.machine, facts.problem, receipt.stage, receipt.seed, receipt.args, held)
+        trained = phases.train(facts.lab, folder, facts.machine, facts.problem, receipt.stage, receipt.seed, receipt.args, held)
     if trained.status != "ok":
         return None, None, _failed("train.py", trained)
-    files = run.trained_files(folder / "checkpoint")
+    files = phases.trained_files(folder / "checkpoint")
     if not files:
         return None, None, "train.py ended without writing a checkpoint"
     same = conditions.files_sha(folder / "checkpoint", files) == receipt.checkpoint_sha

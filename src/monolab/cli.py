@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from monolab import paths
@@ -10,6 +11,7 @@ from monolab.errors import LabError
 from monolab.paths import BASELINE
 
 # tyro, GitPython, polars and torch are imported where they are needed: `lab status` has to answer at once.
+HELP = ("-h", "--help", "help")
 
 
 def _print_json(value) -> None:
@@ -28,12 +30,16 @@ def init(dest: Path, /, *, example: str | None = None) -> None:
 
 
 def check(*, json: bool = False) -> None:
-    """List what is still to be filled in, and what in the records does not agree."""
-    from monolab import dataset, holdout, results
+    """List what is still to be filled in, and what in the records does not agree. Changes nothing: `lab doctor` repairs."""
+    from monolab import dataset, holdout, problem, results
+    from monolab import guard as rule
     from monolab import init as new
 
     lab = paths.find()
-    todo = new.check(lab) + results.audit(lab) + holdout.audit(lab)
+    todo = new.check(lab)
+    if not todo:  # program.md is filled in
+        todo += rule.past_the_hook(lab, problem.load(lab))
+    todo += results.audit(lab) + holdout.audit(lab)
     if lab.data.exists():
         try:
             dataset.verify(lab)
@@ -47,11 +53,31 @@ def check(*, json: bool = False) -> None:
         raise SystemExit(1)
 
 
+def doctor(*, json: bool = False) -> None:
+    """Bring records, queue and git back into agreement after a kill, a reboot, a deleted file: repairs what is safe, names the rest. `lab check` only looks."""
+    from dataclasses import asdict
+
+    from monolab import doctor as reconcile
+    from monolab import holdout
+
+    lab = paths.find()
+    _alerts(lab)
+    found = reconcile.examine(lab) + [reconcile.Finding(what, holdout.RESTORE) for what in holdout.audit(lab)]
+    if json:
+        _print_json([asdict(one) for one in found])
+    else:
+        print(reconcile.text(found))
+    if any(not one.repaired for one in found):
+        raise SystemExit(1)
+
+
 def data(args: list[str]) -> None:
     """Prepare the data with the lab's data.py (options go to it), record its hash."""
-    from monolab import dataset
+    from monolab import copied, dataset
 
-    manifest = dataset.prepare(paths.find(), args)
+    lab = paths.find()
+    manifest = dataset.prepare(lab, args)
+    copied.index(lab, manifest["data_sha"])  # now, not when the first run waits for it
     sizes = ", ".join(f"{name} {size / 2**20:.1f} MB" for name, size in manifest["splits"].items())
     print(f"data_sha {manifest['data_sha'][:12]}: {sizes}")
 
@@ -60,43 +86,90 @@ def worktree(slug: str, /) -> None:
     """Make the worktree 5_worktrees/SLUG on branch exp/SLUG."""
     from monolab import queue
 
-    print(queue.worktree(paths.find(), slug))
+    lab = paths.find()
+    print(queue.worktree(lab, slug))
+    _remember(lab, slug)
+
+
+def _remember(lab: paths.Lab, slug: str, run_id: str = "") -> None:
+    """Say which failed ideas SLUG comes near, and whether the code that was queued as `run_id` only sets fields of Config. Notes: they stop nothing."""
+    from loguru import logger
+
+    from monolab import memory, receipts
+
+    try:
+        for told in memory.warnings(lab, slug):
+            logger.warning(told)
+        if run_id and (only := memory.only_settings(lab, receipts.request(lab, run_id))):
+            options = " ".join(f"--{name.replace('_', '-')} VALUE" for name in only)
+            logger.warning(f"the code of {slug} changes nothing but {', '.join(only)}: a setting to tune, no mechanism (just queue {slug} {options})")
+    except LabError as error:  # the worktree stands, the run is queued: what memory lacks is no reason to do it again
+        logger.warning(f"memory was not asked: {error}")
 
 
 def smoke(args: list[str], *, config: Path | None = None) -> None:
     """Train a few steps here and score them with every check on; no row."""
-    from monolab import options, queue, run
+    from monolab import options, queue
+    from monolab import smoke as trial
 
     lab = paths.find()
     _, tree = queue.standing_in(lab)
-    metrics = run.smoke(lab, tree, options.check(_options(config, args), tree / "train.py"))
+    metrics = trial.smoke(lab, tree, options.check(_options(config, args), tree / "train.py"))
     print("smoke passed: " + ", ".join(f"{name} {value:g}" for name, value in metrics.items()))
 
 
 def evaluate(
-    args: list[str], slug: str | None = None, /, *, stage: str = "explore", seed: int = 0, label: str | None = None, config: Path | None = None
+    args: list[str],
+    slug: str | None = None,
+    /,
+    *,
+    stage: str = "explore",
+    seed: int = 0,
+    label: str | None = None,
+    config: Path | None = None,
+    require_sandbox: bool = False,
 ) -> None:
     """Run the experiment here (or SLUG's) now, in the foreground or inside a pueue task; every field of train.py's Config is an option."""
     from monolab import queue
 
-    receipt = queue.evaluate(paths.find(), slug, label, stage, seed, _options(config, args))
+    lab = paths.find()
+    try:
+        receipt = queue.evaluate(lab, slug, label, stage, seed, _options(config, args), sandboxed=require_sandbox)
+    finally:
+        _alerts(lab)
     if receipt.status != "ok":
         raise LabError(f"{receipt.run_id}: {receipt.status}, {receipt.reason}", hint=f"lab log {receipt.run_id}")
 
 
 def run(run_id: str, /) -> None:
     """Carry out a queued request (what `lab queue` puts into pueue)."""
+    from monolab import doctor as reconcile
     from monolab import receipts
     from monolab import run as one
 
     lab = paths.find()
-    receipt = one.execute(lab, receipts.request(lab, run_id))
+    try:
+        receipt = one.execute(lab, receipts.request(lab, run_id))
+    finally:
+        try:
+            reconcile.quick(lab)  # nobody else may be there to do it
+        finally:
+            _alerts(lab)
     if receipt.status != "ok":
         raise LabError(f"{receipt.run_id}: {receipt.status}, {receipt.reason}", hint=f"lab log {receipt.run_id}")
 
 
 def queue(
-    args: list[str], slug: str, label: str | None = None, /, *, seeds: int = 1, stage: str = "explore", config: Path | None = None, json: bool = False
+    args: list[str],
+    slug: str,
+    label: str | None = None,
+    /,
+    *,
+    seeds: int = 1,
+    stage: str = "explore",
+    config: Path | None = None,
+    require_sandbox: bool = False,
+    json: bool = False,
 ) -> None:
     """Queue SLUG's working tree as it is now: queue SLUG "Q: .. H: ..". Its first seed screens it; the lab queues the rest where that looks better."""
     from loguru import logger
@@ -107,7 +180,7 @@ def queue(
     if seeds < 1:
         raise LabError(f"--seeds {seeds}: at least one", hint=f"just queue {slug} --seeds 3")
     lab = paths.find()
-    made = queues.enqueue(lab, slug, label, stage, list(range(seeds)), _options(config, args))
+    made = queues.enqueue(lab, slug, label, stage, list(range(seeds)), _options(config, args), sandboxed=require_sandbox)
     if json:
         _print_json([request.run_id for request in made])
     else:
@@ -119,11 +192,15 @@ def queue(
     else:
         if control:
             logger.info(f"and one control, as program.md wants: {control[0].idea}")
+    if slug != BASELINE:
+        _remember(lab, slug, made[0].run_id)
+    _alerts(lab)
 
 
-def baseline(args: list[str], *, seeds: int = 3, stage: str = "explore", json: bool = False) -> None:
+def baseline(args: list[str], *, seeds: int = 3, stage: str = "explore", require_sandbox: bool = False, json: bool = False) -> None:
     """Queue main's own train.py over several seeds: the reference and its noise floor."""
-    queue(args, BASELINE, "Q: where does the baseline stand, and how far do its seeds spread?", seeds=seeds, stage=stage, json=json)
+    text = "Q: where does the baseline stand, and how far do its seeds spread?"
+    queue(args, BASELINE, text, seeds=seeds, stage=stage, require_sandbox=require_sandbox, json=json)
 
 
 def status(*, json: bool = False) -> None:
@@ -134,12 +211,13 @@ def status(*, json: bool = False) -> None:
 
 
 def log(run: str, /) -> None:
-    """Print the output of a run."""
-    from monolab import receipts
+    """Print the output of a run, fenced as data where no terminal reads it."""
+    from monolab import fence, receipts
     from monolab import status as screen
 
     lab = paths.find()
-    print(screen.log(lab, receipts.resolve(lab, run)))
+    run_id = receipts.resolve(lab, run)
+    print(fence.for_reader(screen.log(lab, run_id), f"Log of {run_id}"))
 
 
 def follow(run: str | None = None, /) -> None:
@@ -179,19 +257,28 @@ def verdict(slug: str, /, *, stage: str = "explore", json: bool = False) -> None
 
     lab = paths.find()
     subject = problem.load(lab)
-    found = verdicts.judge(lab, subject, results.load(lab), slug, stage)
+    found = verdicts.judge(lab, subject, results.view(lab), slug, stage)
     if json:
         _print_json(asdict(found))
     else:
         print(explain.screen(lab, subject, found))
 
 
-def replicate(slug: str, /, *, stage: str = "explore") -> None:
+def replicate(slug: str, /, *, stage: str = "explore", require_sandbox: bool = False) -> None:
     """Queue the paired seeds that the next look at SLUG needs, also where the lab would leave it at that."""
     from monolab import queue
 
-    made = queue.replicate(paths.find(), slug, stage)
+    made = queue.replicate(paths.find(), slug, stage, sandboxed=require_sandbox)
     print("queued " + ", ".join(request.run_id for request in made) if made else "every seed of the next look is measured or queued already")
+
+
+def retry(run_id: str, /) -> None:
+    """Run a request once more that ended for no reason of the candidate's: interrupted, contaminated, or without its device."""
+    from monolab import receipts, retries
+
+    lab = paths.find()
+    run_id = receipts.resolve(lab, run_id)
+    print(f"queued {retries.by_hand(lab, receipts.receipt(lab, run_id), run_id).run_id}")
 
 
 def controls(*, rounds: int = 1, stage: str = "explore", json: bool = False) -> None:
@@ -223,13 +310,46 @@ def calibration(*, agent: str | None = None, out: Path | None = None, json: bool
         print(scores.plot(lab, out, agent))
 
 
+def alert(what: str, text: str = "", /, *, json: bool = False) -> None:
+    """Tell a person what happens here, as .alerts.yaml says: `test` it, `list` what was told, `ask` a person "TEXT", `check` now (for cron)."""
+    from monolab import alerts
+
+    lab = paths.find()
+    if what == "check":
+        import os
+
+        from monolab import events
+
+        os.nice(10)  # a run comes first
+        alerts.check(lab, events.found)
+    elif what == "ask":
+        alerts.ask(lab, text)
+        alerts.nudge(lab)
+    elif what == "list":
+        known = alerts.known(lab)
+        _print_json(known) if json else print(alerts.text(known))
+    elif what == "test":
+        sent = alerts.test(lab)
+        print("\n".join(f"{target}: {why or 'sent'}" for target, why in sent))
+        if any(why for _, why in sent):
+            raise SystemExit(1)
+    else:
+        raise LabError(f"alert {what!r}: unknown", hint="test, list, ask or check")
+
+
+def _alerts(lab: paths.Lab) -> None:
+    from monolab import alerts
+
+    alerts.nudge(lab)
+
+
 def best(*, stage: str | None = None, json: bool = False) -> None:
     """The best result that holds, its lineage down to the baseline, and how much of it may be luck."""
     from monolab import problem, results, verdicts
     from monolab.journal import number
 
     lab = paths.find()
-    found = verdicts.best(lab, problem.load(lab), results.load(lab), stage)
+    found = verdicts.best(lab, problem.load(lab), results.view(lab), stage)
     if json:
         _print_json(found)
         return
@@ -265,14 +385,59 @@ def report(slug: str, /, *, stage: str = "explore") -> None:
     print(reports.again(paths.find(), slug, stage))
 
 
-def analyse(slug: str, /, *, metric: str, stage: str = "explore", seeds: tuple[int, ...] = ()) -> None:
-    """Compare SLUG in another metric of the scorer, or at some seeds only: journalled, marked as exploratory where nobody named it before."""
-    from monolab import analysis
+def analyse(slug: str, /, *, metric: str = "", stage: str = "explore", seeds: tuple[int, ...] = (), json: bool = False) -> None:
+    """SLUG's expectation against reality, against its parent and siblings, and its cost; with --metric, another metric, marked as exploratory."""
+    from dataclasses import asdict
 
     lab = paths.find()
-    found = analysis.analyse(lab, slug, stage, metric, seeds)
-    analysis.write(lab, found)
-    print(found.text())
+    if metric:
+        from monolab import analysis as beside
+
+        found = beside.analyse(lab, slug, stage, metric, seeds)
+        beside.write(lab, found)
+        _print_json(asdict(found)) if json else print(found.text())
+        return
+    if seeds:
+        raise LabError("--seeds goes with --metric", hint=f"just analyse {slug} --metric NAME --seeds 0 2")
+    from monolab import analyst
+    from monolab import report as reports
+
+    found = analyst.analyse(lab, slug, stage)
+    _print_json(asdict(found)) if json else print(analyst.text(found))
+    reports.again(lab, slug, stage)
+
+
+def tune(code: str = "", /, *, n: int = 1, show: bool = False, stage: str = "explore", json: bool = False) -> None:
+    """Queue N settings that Optuna proposes within RANGES of train.py for CODE (default: the best), after all ideas; --show prints what came of them."""
+    from monolab import tune as filler
+
+    lab = paths.find()
+    if show:
+        found = filler.findings(lab, code or BASELINE, stage)
+        _print_json(found) if json else print(filler.as_text(found))
+        return
+    made = [filler.propose(lab, code, stage) for _ in range(n)]
+    _print_json([request.run_id for request in made]) if json else print("\n".join(f"{request.run_id}: {' '.join(request.args)}" for request in made))
+
+
+def promote(slugs: list[str], /, *, list_only: bool = False, stage: str = "verify", json: bool = False) -> None:
+    """Measure what was kept at explore again at a longer and larger stage, on fresh seeds; --list-only says what is scale-stable and what scale-bound."""
+    from dataclasses import asdict
+
+    from monolab import promote as stages
+
+    lab = paths.find()
+    made = [] if list_only else stages.promote(lab, slugs, large=stage)
+    known = stages.standings(lab, large=stage)
+    if json:
+        _print_json({"queued": [request.run_id for request in made], "standings": [asdict(one) for one in known]})
+        return
+    if made:
+        print("queued " + ", ".join(request.run_id for request in made))
+    for one in known:
+        print(f"{one.idea}: {one.word} ({one.why})")
+    if list_only and not known:
+        print("nothing was kept at explore yet")
 
 
 def plot(*, stage: str = "explore", out: Path = Path("9_reports/effects.png")) -> None:
@@ -328,6 +493,7 @@ def verify(slug: str, /, *, stage: str = "explore", json: bool = False) -> None:
 
     lab = paths.find()
     seen = holdout.look(lab, slug, stage)
+    _alerts(lab)
     _print_json(asdict(seen)) if json else print(holdout.text(seen) + "\n" + holdout.summary_text(holdout.summary(lab)))
 
 
@@ -365,20 +531,137 @@ def guard(where: str, /) -> None:
     raise LabError(f"guard {where!r}: unknown", hint="edit, commit or install")
 
 
+def fenced(label: str = "Text that others wrote", /) -> None:
+    """Print what comes on stdin fenced and labelled as data, for another agent to read: git diff main exp/SLUG | lab fence "the change"."""
+    from monolab import fence
+
+    print(fence.fenced(sys.stdin.buffer.read().decode(errors="replace"), label))
+
+
+def hook(event: str, /) -> None:
+    """What a coding agent's hooks call, with the client's JSON on stdin: session-start, stop, compact."""
+    from monolab import hooks
+
+    said = hooks.answer(event, sys.stdin.read())
+    if said:
+        print(said)
+
+
+def mcp() -> None:
+    """Serve the lab to a coding agent over stdio, by the Model Context Protocol: status, next, ideas, queue, verdicts, journal, papers."""
+    from monolab import mcp_server
+
+    def named(words: str) -> Callable:
+        first, _, rest = words.partition(" ")
+        command = COMMANDS[first]
+        return command.load()[rest] if isinstance(command, Nested) else command
+
+    mcp_server.serve(paths.find(), named)
+
+
+def papers() -> dict[str, Callable]:
+    """Find, fetch and read papers: search, fetch, list, tldr, introduction, results, references, bib."""
+    from monolab import cli_papers
+
+    return cli_papers.COMMANDS
+
+
+def debug(slug: str, /, *, json: bool = False) -> None:
+    """Pack what failed last in SLUG's code with its log, its change and its hypothesis, for a repair: three rounds, counted."""
+    from dataclasses import asdict
+
+    from monolab import debug as repair
+
+    found = repair.package(paths.find(), slug)
+    _print_json(asdict(found)) if json else print(repair.text(found))
+
+
+def following(*, policy: str | None = None, seed: int | None = None, stage: str = "explore", tree: str = "", json: bool = False) -> None:
+    """What to build on next, with everything an author needs: parent, references, insights, earlier failures near it."""
+    from monolab import cli_search
+
+    cli_search.following(policy, seed, stage, tree, json)
+
+
+def search(*, n: int = 10, policy: str | None = None, seed: int = 0, stage: str = "explore") -> None:
+    """Let the embedded searcher make, check and queue N experiments from the lab's space.py, and wait for their verdicts. No model, no key."""
+    from monolab import cli_search
+
+    cli_search.search(n, policy, seed, stage)
+
+
+def analysis(*, tree: str = "", stage: str = "explore", out: Path | None = None, json: bool = False) -> None:
+    """What the whole search amounts to: improvements, keep rate, components and origins of winners, drift, cost; --out PNG draws it."""
+    from monolab import cli_search
+
+    cli_search.analysis(tree, stage, out, json)
+
+
+def argmap() -> dict[str, Callable]:
+    """Argument maps with credences (vargdown), held to the saved papers and to themselves: check."""
+    from monolab import cli_argmap
+
+    return cli_argmap.COMMANDS
+
+
+def lineage() -> dict[str, Callable]:
+    """Everything that was tried as a tree, with its page: tree, show, diff."""
+    from monolab import cli_search
+
+    return cli_search.LINEAGE
+
+
+def imported(kind: str, file: Path, /, *, name: str = "") -> None:
+    """Bring in another system's tree, to browse and to sample from: import asi-arch FILE."""
+    from monolab import cli_search
+
+    cli_search.import_tree(kind, file, name)
+
+
+def idea() -> dict[str, Callable]:
+    """Write, list, criticise and rate ideas; find what was tried near one: new, list, show, check, critique, rate, near, revived."""
+    from monolab import cli_ideas
+
+    return cli_ideas.IDEA
+
+
+def cognition() -> dict[str, Callable]:
+    """What papers say that fits a run or a symptom: for, read, check."""
+    from monolab import cli_ideas
+
+    return cli_ideas.COGNITION
+
+
 def _options(config: Path | None, args: list[str]) -> list[str]:
     from monolab import options
 
     return (options.from_file(config) if config else []) + args
 
 
-GROUPS: dict[str, dict[str, Callable]] = {
+@dataclass(frozen=True)
+class Nested:
+    """A command with commands of its own (`lab papers search`). `load` returns them by name; their module is imported only then."""
+
+    load: Callable[[], dict[str, Callable]]
+
+
+Commands = dict[str, Callable | Nested]
+
+GROUPS: dict[str, Commands] = {
+    "think": {"papers": Nested(papers), "idea": Nested(idea), "cognition": Nested(cognition), "argmap": Nested(argmap), "fence": fenced},
     "experiment": {
         "smoke": smoke,
+        "debug": debug,
         "eval": evaluate,
         "baseline": baseline,
         "worktree": worktree,
         "queue": queue,
         "replicate": replicate,
+        "next": following,
+        "search": search,
+        "promote": promote,
+        "tune": tune,
+        "retry": retry,
         "controls": controls,
         "metric-check": metric_check,
     },
@@ -389,24 +672,32 @@ GROUPS: dict[str, dict[str, Callable]] = {
         "results": results,
         "verdict": verdict,
         "best": best,
+        "alert": alert,
         "plot": plot,
         "calibration": calibration,
         "analyse": analyse,
+        "lineage": Nested(lineage),
+        "analysis": analysis,
     },
     "steer": {"cancel": cancel, "diff": diff, "report": report},
     "lab": {
         "init": init,
         "check": check,
+        "doctor": doctor,
         "data": data,
         "verify": verify,
         "audit": audit,
         "reproduce": reproduce,
         "rebuild": rebuild,
+        "import": imported,
         "guard": guard,
+        "hook": hook,
+        "mcp": mcp,
         "run": run,
     },
 }
-COMMANDS = {name: function for group in GROUPS.values() for name, function in group.items()}
+WRITING = (evaluate, run, worktree, controls, retry, cancel, report, analyse, verify, audit)  # queue and replicate do so once there is a daemon
+COMMANDS: Commands = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 def _split(function: Callable, tokens: list[str]) -> tuple[list[str], list[str]]:
@@ -417,7 +708,7 @@ def _split(function: Callable, tokens: list[str]) -> tuple[list[str], list[str]]
     """
     import inspect
 
-    ours = {f"--{name}": parameter.annotation is bool for name, parameter in inspect.signature(function).parameters.items()} | {
+    ours = {f"--{name.replace('_', '-')}": parameter.annotation is bool for name, parameter in inspect.signature(function).parameters.items()} | {
         "--help": True,
         "-h": True,
     }
@@ -438,37 +729,62 @@ def _split(function: Callable, tokens: list[str]) -> tuple[list[str], list[str]]
     return mine, theirs
 
 
-def _call(name: str, tokens: list[str]) -> None:
-    function = COMMANDS[name]
-    if name == "status" and tokens in ([], ["--json"]):  # without tyro's 100 ms
-        return function(json=bool(tokens))
-    if name == "run" and len(tokens) == 1 and not tokens[0].startswith("-"):
-        return function(tokens[0])
-    if name == "data":
-        return function(tokens)
+def _call(commands: Commands, tokens: list[str], prog: str = "lab") -> None:
+    """Call the command that the first of `tokens` names with the rest of them. `prog` is what was typed before it."""
+    name, *tokens = tokens
+    if name not in commands:
+        import difflib
+
+        near = difflib.get_close_matches(name, commands, n=2)
+        raise LabError(f"there is no command {name!r}", hint=f"{prog} {near[0]}" if near else f"{prog} --help")
+    command = commands[name]
+    if command in WRITING and not {"-h", "--help"} & set(tokens):
+        from monolab import doctor as reconcile
+
+        reconcile.quick(paths.find(), queue=command is not run)  # what a killed process has left must not meet what this one writes
+    if isinstance(command, Nested):
+        inside, prog = command.load(), f"{prog} {name}"
+        if not tokens or tokens[0] in HELP:
+            print("\n".join([f"{prog}: {_about(command)}", *_listed(inside)]))
+            return None
+        return _call(inside, tokens, prog)
+    if command is status and tokens in ([], ["--json"]):  # without tyro's 100 ms
+        return command(json=bool(tokens))
+    if command is run and len(tokens) == 1 and not tokens[0].startswith("-"):
+        return command(tokens[0])
+    if command is data:
+        return command(tokens)
     import inspect
     from functools import partial
 
     import tyro
 
-    target = function
-    if "args" in inspect.signature(function).parameters:
-        tokens, theirs = _split(function, tokens)
-        target = partial(function, theirs)
-    tyro.cli(target, prog=f"lab {name}", description=function.__doc__, args=tokens)
+    target = command
+    if "args" in inspect.signature(command).parameters:
+        tokens, theirs = _split(command, tokens)
+        target = partial(command, theirs)
+    tyro.cli(target, prog=f"{prog} {name}", description=command.__doc__, args=tokens)
+
+
+def _about(command: Callable | Nested) -> str:
+    text = command.load.__doc__ if isinstance(command, Nested) else command.__doc__
+    return (text or "").splitlines()[0]
+
+
+def _listed(commands: Commands) -> list[str]:
+    return [f"  {name:<13} {_about(command)}" for name, command in commands.items()]
 
 
 def usage() -> str:
     lines = ["lab: a research lab that fits on one GPU. Usage: lab COMMAND [--help]"]
     for group, commands in GROUPS.items():
-        lines.append(f"\n{group}")
-        lines += [f"  {name:<13} {(function.__doc__ or '').splitlines()[0]}" for name, function in commands.items()]
+        lines += [f"\n{group}", *_listed(commands)]
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     tokens = sys.argv[1:] if argv is None else argv
-    if not tokens or tokens[0] in ("-h", "--help", "help"):
+    if not tokens or tokens[0] in HELP:
         print(usage())
         return
     if tokens[0] == "--version":
@@ -476,16 +792,11 @@ def main(argv: list[str] | None = None) -> None:
 
         print(__version__)
         return
-    name, *rest = tokens
     try:
-        if name not in COMMANDS:
-            import difflib
-
-            near = difflib.get_close_matches(name, COMMANDS, n=2)
-            raise LabError(f"there is no command {name!r}", hint=f"lab {near[0]}" if near else "lab --help")
-        _call(name, rest)
+        _call(COMMANDS, tokens)
     except LabError as error:
-        print(f"lab {name}: {error}", file=sys.stderr)
+        named = tokens[: 2 if isinstance(COMMANDS.get(tokens[0]), Nested) else 1]
+        print(f"lab {' '.join(named)}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except BrokenPipeError:  # `lab results | head`
         sys.stdout = None

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from monolab import paths
+from monolab import fence, paths
 from monolab.errors import LabError
 
 LISTED = 40  # ideas that `lab idea list` shows
@@ -361,14 +361,15 @@ def for_(what: str, /, *, k: int = 3, json: bool = False) -> None:
         _print_json({"symptom": asdict(symptom), "entries": entries})
         return
     if symptom.run_id:
-        print(f"{symptom.run_id}: {'; '.join(symptom.signs)}\n")
+        print(f"{symptom.run_id}: {fence.line('; '.join(symptom.signs))}\n")
+    told = []
     for one in found:
         insight = one.insight
         lines = (("when", insight.scenario), ("do", insight.mechanism), (insight.claim, insight.evidence), ("use it if", insight.apply_when))
-        print(f"{insight.id} ({', '.join(insight.topics)})")
-        for name, text in lines:
-            print(f"  {name}: {text} [{insight.source.where}]")
-        print(f"  source: {insight.source.text} ({insight.file})\n")
+        told.append(f"{insight.id} ({', '.join(insight.topics)})")
+        told += [f"  {name}: {' '.join(text.split())} [{insight.source.where}]" for name, text in lines]
+        told.append(f"  source: {insight.source.text} ({insight.file})\n")
+    print(fence.for_reader("\n".join(told), "What papers say"))
 
 
 def read(slug: str, /, *, file: File = None, judge: bool = False, json: bool = False) -> None:

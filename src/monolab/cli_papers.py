@@ -60,7 +60,8 @@ def fetch(what: str, /, *, refresh: bool = False, json: bool = False) -> None:
     for note in got.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{got.saved.path.relative_to(lab.root)}{'' if got.new else ' was saved before (--refresh fetches it again)'}")
-    print(f"{got.saved.paper.title} ({got.saved.extraction}); sections: {', '.join(titles)}")
+    said = "\n".join([f"{got.saved.paper.title} ({got.saved.extraction})", *(f"- {title}" for title in titles)])
+    print(fence.for_reader(said, "Title and sections"))
 
 
 def list_(*, json: bool = False) -> None:
@@ -72,8 +73,9 @@ def list_(*, json: bool = False) -> None:
     if json:
         _print_json([_about(lab, one) for one in papers])
         return
-    for one in papers:
-        print(f"{one.slug}: {one.paper.title} ({_authors(one.paper.authors)}, {one.paper.year or 'year unknown'}) {one.paper.venue}".rstrip())
+    lines = [f"{one.slug}: {one.paper.title} ({_authors(one.paper.authors)}, {one.paper.year or 'year unknown'}) {one.paper.venue}" for one in papers]
+    if lines:
+        print(fence.for_reader("\n".join(" ".join(line.split()) for line in lines), "Saved papers"))
     without = sorted({path.stem for path in saved.folder(lab).glob("*.md")} - {one.slug for one in papers})
     if without:
         print(f"without front matter, so in no bibliography: {', '.join(without)}")
@@ -84,13 +86,14 @@ def list_(*, json: bool = False) -> None:
 def tldr(paper: str, /, *, json: bool = False) -> None:
     """One sentence on a paper, written by a model of Semantic Scholar: tldr ID."""
     from monolab.papers import fetch as fetching
+    from monolab.papers import saved
 
     lab = paths.find()
     known = fetching.describe(lab, paper)
     if json:
         _print_json({"kind": "authors claim", "by": "a model of Semantic Scholar", "title": known.title, "tldr": known.tldr, "url": known.url})
         return
-    print(f"authors claim ({known.cited_as}, as a model of Semantic Scholar puts it): {known.tldr}")
+    print(fence.for_reader(fence.line(known.tldr), f"{saved.CLAIM} ({known.cited_as}, as a model of Semantic Scholar puts it)"))
 
 
 def introduction(paper: str, /, *, json: bool = False) -> None:

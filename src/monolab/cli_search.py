@@ -61,3 +61,42 @@ def import_tree(kind: str, file: Path, name: str) -> None:
     found = asi_arch.read(file, name or kind)
     print(f"{len(found.candidates)} candidates, {sum(one.value is not None for one in found.candidates)} with a score: {lineage.save(lab, found)}")
     print(f"lab lineage tree --tree {found.name} --best 10")
+
+
+def search(count: int, policy: str | None, seed: int, stage: str) -> None:
+    from monolab import searcher
+    from monolab.errors import LabError
+
+    if count < 1:
+        raise LabError(f"--n {count}: at least one", hint="just search --n 10")
+    lab, made = paths.find(), []
+    for slug in searcher.search(lab, count, policy=policy, seed=seed, stage=stage):
+        print(f"[{len(made) + 1:>3}] {slug}", flush=True)
+        made.append(slug)
+    print(searcher.summary(lab, stage, made))
+
+
+def analysis(tree: str, stage: str, out: Path | None, json: bool) -> None:
+    from monolab import lineage, overview
+
+    lab = paths.find()
+    found = lineage.load(lab, tree)
+    floor, plateau = (None, 20) if tree else (overview.floor_of(lab, stage), overview.plateau_of(lab))
+    told = overview.report(found if tree else found.at(stage), overview.components_of(lab, found), floor=floor, plateau=plateau)
+    if out:
+        print(overview.draw(told, out))
+    if json:
+        print(jsons.dumps(told, indent=1))
+    elif not out:
+        print(overview.text(told))
+
+
+def following(policy: str | None, seed: int | None, stage: str, tree: str, json: bool) -> None:
+    from dataclasses import asdict
+
+    from monolab import advice, hooks
+
+    lab = paths.find()
+    found = advice.advise(lab, policy=policy, seed=seed, stage=stage, tree=tree)
+    hooks.remember_next(lab, found.parent.key, found.policy, found.why)
+    print(jsons.dumps(asdict(found), indent=1) if json else advice.text(found))

@@ -32,7 +32,7 @@ STOP = re.compile(  # words that stand in any text
     r"an?|and|are|as|at|be|but|by|do(es)?|for|from|ha[sd]|have|how|i[fns]?|into|its?|more|not?|of|on|or|so|than|that|the[mny]?|there|this|to|wa?s|what|when|where|which|while|with"
 )
 ARXIV = re.compile(r"\d{4}\.\d{4,5}(v\d+)?|[a-z-]+/\d{7}")
-EXAMPLE = "see 0_docs/cognition/linear-attention.yaml"
+EXAMPLE = "see 0_docs/cognition/"
 
 
 @dataclass(frozen=True)

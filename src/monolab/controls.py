@@ -12,7 +12,7 @@ from monolab import problem, receipts, results, snapshot, stats, verdicts
 from monolab.errors import LabError
 from monolab.paths import BASELINE, CONTROL, CONTROL_SEEDS, Lab
 from monolab.receipts import Request
-from monolab.verdicts import Verdict
+from monolab.verdicts import Looks, Verdict
 
 NULL = f"{CONTROL}null"
 HARM_SEEDS = 3  # asked for at once: a harm is to be refuted, which one seed cannot do
@@ -37,7 +37,7 @@ def queue_control(lab: Lab, slug: str, stage: str) -> list[Request]:
     """Queue the next round of one control. Raises LabError where the baseline was not measured, or a patch no longer applies to main."""
     from monolab import dispatch, gate, queue  # here: `lab status` imports this module, and must be quick
 
-    subject, rows = problem.load(lab), results.load(lab)
+    subject, rows = problem.load(lab), results.view(lab)
     base = verdicts.arm(lab, rows, BASELINE, stage)
     if base is None:
         raise LabError(f"the baseline was not measured at stage {stage}", hint=f"just baseline --stage {stage}")
@@ -50,8 +50,9 @@ def queue_control(lab: Lab, slug: str, stage: str) -> list[Request]:
     code = snapshot.patched(lab, patch)
     with results.locked(lab):
         gate.renew(lab, subject, rows, receipts.request(lab, base.runs[-1]), list(range(HARM_SEEDS)))
-    made = queue.requests(lab, slug, lab.root, QUESTIONS[slug == NULL], stage, seeds, [], required=False, control=code)
-    dispatch.send(lab, made, group)
+    with dispatch.asking(lab):
+        made = queue.requests(lab, slug, lab.root, QUESTIONS[slug == NULL], stage, seeds, [], required=False, control=code)
+        dispatch.send(lab, made, group)
     return made
 
 
@@ -73,14 +74,10 @@ def due(lab: Lab, stage: str) -> list[Request]:
     return queue_control(lab, min(known(lab), key=lambda slug: count[slug]), stage)
 
 
-def record(lab: Lab, stage: str, past: list[Verdict] | None = None) -> list[dict]:
+def record(lab: Lab, stage: str, past: Looks | None = None) -> list[dict]:
     """What came of the controls of a stage: how many of how many, as a rate with its 95 % interval (Wilson). Empty before the first."""
     subject = problem.load(lab)
-    judged = [
-        one
-        for one in verdicts.by_arm(verdicts.records(lab) if past is None else past)
-        if one.control and one.stage == stage and one.final and one.mean is not None
-    ]
+    judged = [one for one in (past or verdicts.looks(lab)).arms(stage, control=True) if one.final and one.mean is not None]
     nulls = [one for one in judged if one.idea == NULL]
     harms = [one for one in judged if one.idea != NULL]
     gains = [one for one in harms if one.gate.p is not None]

@@ -9,7 +9,7 @@ Code may hold what the training split holds: its windows are taken out of the in
 source. What is left and still found by accident was measured (`benchmarks/copied.py`) with the root problem's 1.6 MB of held-out Python sources, in
 337 MB of honest code taken package by package: 176 bytes in the standard library, 32 at most in a package of the environment, none in this
 repository; and 520 in Wagtail, 10 MB written on top of Django, of which a twentieth is held out (296 of them in a function copied from there).
-LIMIT is twice that, and about 1.7 kB of source: known by heart, they take 0.005 bits per byte off the root problem's metric, half of its smallest
+LIMIT is twice that, and about 1.7 kB of source: known by heart, they take 0.005 off the root problem's metric, half of its smallest
 effect.
 
 Out of reach: what is compressed, encrypted, encoded (base64, integers for letters) or written anew, and splits shorter than WINDOW.

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from monolab import receipts
+from monolab import backlog, receipts
 from monolab.errors import LabError
 from monolab.paths import Lab
 
@@ -27,6 +27,7 @@ def prepare(lab: Lab, args: list[str]) -> dict:
     """
     if not (lab.root / "data.py").is_file():
         raise LabError("the lab has no data.py, which makes its data", hint=f"git -C {lab.root} checkout data.py")
+    _require_idle(lab)
     with tempfile.TemporaryDirectory(dir=lab.root, prefix=".data-") as temp:
         Path(temp, ".gitignore").write_text("*\n")  # a snapshot taken meanwhile must not pick it up
         new, old = Path(temp, "new"), Path(temp, "old")
@@ -46,8 +47,16 @@ def prepare(lab: Lab, args: list[str]) -> dict:
         }
         _require_only_test_changed(lab, manifest)
         receipts.write_atomic(new / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        _require_idle(lab)  # again: it took its time
         _swap(lab.data, new, old)
     return manifest
+
+
+def _require_idle(lab: Lab) -> None:
+    """Raises LabError while a run reads the data: it would be measured on two kinds of it."""
+    for run_id in backlog.opened(lab):
+        if (lab.run(run_id) / "started.json").exists() and backlog.alive(lab, run_id) is not None:
+            raise LabError(f"{run_id} is running on the data", hint=f"lab follow {run_id}, then: just data")
 
 
 def sealed_number(args: list[str]) -> int:

@@ -97,7 +97,7 @@ def text(found: Package) -> str:
     earlier = "".join(f"- round {number}: {fence.line(wrong)}\n" for number, wrong in enumerate(found.earlier, start=1))
     return (
         f"# Repair {found.idea}, round {found.round} of {found.rounds}\n\n"
-        f"- Question: {found.question}\n- Hypothesis, which stays as it is: {found.hypothesis}\n"
+        f"- Question: {fence.line(found.question)}\n- Hypothesis, which stays as it is: {fence.line(found.hypothesis)}\n"
         f"- Failed in: {found.failure.where}\n- With: {fence.line(found.failure.wrong)}\n"
         + (f"\nEarlier rounds:\n{earlier}" if earlier else "")
         + f"\n{fence.fenced(found.failure.log[-LOG:], 'End of the log')}\n"

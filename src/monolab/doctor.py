@@ -27,7 +27,6 @@ from monolab.receipts import Receipt, Request
 FACTS = ("eval_sha", "data_sha", "env_sha", "hardware", "isolation")  # of a run that has started, told before it trains
 SCRATCH = ("code", "scorer", "scratch")  # in a run's folder: made anew for every run, worth nothing afterwards
 TRIES = 3  # how often a run is queued again that ended each time before it had started
-LOGS = ("verdicts.jsonl", "looks.jsonl", "audits.jsonl", "exploratory.jsonl")  # in 6_runs/, appended to line by line
 PATIENCE = 5.0  # seconds that what was killed has to be gone
 
 
@@ -114,9 +113,9 @@ def _orphans(lab: Lab) -> Iterator[Finding]:
 
 def _torn_lines(lab: Lab) -> Iterator[Finding]:
     """A record that ends in the middle of a line: that was never read by anybody, so it goes."""
-    for name in LOGS:
-        path = lab.runs / name
-        if not path.exists() or _ends_whole(path):
+    for path in sorted(lab.runs.glob("*.jsonl")):  # records that are appended to line by line
+        name = path.name
+        if _ends_whole(path):
             continue
         with results.locked(lab):
             whole, _, torn = path.read_bytes().rpartition(b"\n")
@@ -156,14 +155,19 @@ def _open_runs(lab: Lab) -> Iterator[Finding]:
     """A row for every run whose process is gone, and what follows from every run that is over."""
     over = []
     for run_id in backlog.opened(lab):
+        if not (backlog.over(lab, run_id) or (lab.run(run_id) / "started.json").exists()):
+            continue  # it waits, and must find its claim free when it starts
         with backlog.claim(lab, run_id) as mine:
             if not mine:  # it is alive, and goes on to its receipt
                 continue
-            if not backlog.over(lab, run_id) and (lab.run(run_id) / "started.json").exists():
-                _interrupted(lab, run_id)
+            if not backlog.over(lab, run_id):
+                try:
+                    _interrupted(lab, run_id)
+                except LabError as error:  # the others do not wait for it
+                    yield Finding(error.what, error.hint)
+                    continue
                 yield Finding(f"{run_id}: the process that ran it is gone; it has its row, with the status interrupted", repaired=True)
-        if backlog.over(lab, run_id):
-            over.append(run_id)
+        over.append(run_id)
     if over:
         _follow_up(lab, over)
 

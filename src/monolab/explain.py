@@ -65,7 +65,9 @@ def _estimate(problem: Problem, verdict: Verdict) -> str:
 
 def differences(lab: Lab, verdict: Verdict) -> dict[int, float]:
     """Candidate minus reference by seed."""
-    values = {row.run_id: (row.seed, row.value) for row in results.load(lab) if row.value is not None}
+    rows = results.view(lab)
+    known = [row for idea in {verdict.idea, verdict.against} for row in rows.of(idea, verdict.stage)]
+    values = {row.run_id: (row.seed, row.value) for row in known if row.value is not None}
     mine, theirs = (dict(values[run_id] for run_id in runs if run_id in values) for runs in (verdict.runs, verdict.against_runs))
     if verdict.control:
         mine = {seed % verdicts.CONTROL_SEEDS: value for seed, value in mine.items()}

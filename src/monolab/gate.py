@@ -1,8 +1,10 @@
 """The keep gate at work: the lab itself queues the seeds that an open question needs, of the idea and of what it is compared with."""
 
+from dataclasses import replace
+
 from loguru import logger
 
-from monolab import backlog, conditions, device, dispatch, receipts, verdicts
+from monolab import backlog, conditions, device, dispatch, receipts, results, verdicts
 from monolab.errors import LabError
 from monolab.paths import BASELINE, CONTROL_SEEDS, Lab
 from monolab.problem import Problem
@@ -16,7 +18,7 @@ FAILED = ("crash", "oom", "timeout", "invalid")  # what running it again would n
 def missing(lab: Lab, rows: list[Row], template: Request, seeds: list[int], now: dict[str, str], *, insist: bool = False) -> list[int]:
     """Those of `seeds` at which the code of `template` was not tried under the conditions `now`, nor is about to be.
 
-    A seed that somebody cancelled, or that was refused, is left alone, unless one insists.
+    A seed that somebody cancelled, that was refused, or that stayed without evidence through all its retries, is left alone, unless one insists.
     """
 
     def same(other: Request) -> bool:
@@ -31,17 +33,21 @@ def missing(lab: Lab, rows: list[Row], template: Request, seeds: list[int], now:
     have = {one.seed for one in backlog.pending(lab) if same(one)}
     if not insist:
         have |= {one.seed for one in backlog.given_up(lab, template.idea) if same(one)}
-    for row in rows:
-        if (row.idea, row.stage) == (template.idea, template.stage) and row.seed in seeds and (row.value is not None or row.status in FAILED):
+    void = verdicts.no_evidence(lab, rows) if insist else set()
+    for row in results.of(rows, template.idea, template.stage):
+        if row.run_id in void:
+            continue
+        if row.seed in seeds and (row.value is not None or row.status in FAILED):
             receipt = receipts.receipt(lab, row.run_id)
-            if same(receipt) and all(getattr(receipt, name) == value for name, value in now.items()):
+            if receipt and same(receipt) and all(getattr(receipt, name) == value for name, value in now.items()):
                 have.add(row.seed)
     return [seed for seed in seeds if seed not in have]
 
 
-def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict, *, insist: bool = False) -> list[Request]:
+def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict, *, insist: bool = False, sandboxed: bool = False) -> list[Request]:
     """Queue what the next look at an open question needs: first the reference's seeds, then the idea's own. Asked twice, it queues once.
 
+    With `sandboxed`, none of it may run without a sandbox.
     Raises LabError where no daemon answers, and where what they would be measured under is no longer what the idea's first seed was.
     """
     mine, anchor = (receipts.receipt(lab, runs[0]) for runs in (verdict.runs, verdict.gate.runs))
@@ -55,6 +61,8 @@ def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict, *, in
     if mine.parent_idea == anchor.idea:
         parents |= {one.seed: one.run_id for one in references}
     queued = references + [_again(lab, mine, seed, {seed + offset: run_id for seed, run_id in parents.items()}) for seed in own]
+    if sandboxed:
+        queued = [replace(one, flags=(*(flag for flag in one.flags if flag != receipts.SANDBOXED), receipts.SANDBOXED)) for one in queued]
     _send(lab, queued)
     if queued:
         logger.info(f"{verdict.idea} ({verdict.stage}): {verdict.gate.why}; queued {', '.join(one.run_id for one in queued)}")
@@ -75,13 +83,9 @@ def renew(lab: Lab, problem: Problem, rows: list[Row], template: Request, seeds:
 
 def references(lab: Lab, rows: list[Row], asked: Request) -> list[Request]:
     """What an idea will be compared with: the baseline, for its noise floor, the code it builds on, and its anchor; as far as they were ever measured."""
-    last = [
-        row
-        for row in rows
-        if row.idea == BASELINE and row.stage == asked.stage and row.value is not None and verdicts.is_reference(row.flags.split(","))
-    ]
+    last = [row for row in results.of(rows, BASELINE, asked.stage) if row.value is not None and verdicts.is_reference(row.flags.split(","))]
     found = [receipts.request(lab, row.run_id) for row in last[-1:]]
-    anchor, _ = verdicts.anchor_of(lab, asked, verdicts.kept_arms(verdicts.records(lab), asked.stage))
+    anchor, _ = verdicts.anchor_of(lab, asked, verdicts.kept_arms(verdicts.looks(lab), asked.stage))
     parent = receipts.request(lab, asked.parent) if asked.parent else None
     for one in (parent, anchor):
         if (
@@ -96,8 +100,9 @@ def references(lab: Lab, rows: list[Row], asked: Request) -> list[Request]:
 def _send(lab: Lab, queued: list[Request]) -> None:
     if queued:
         group = dispatch.prepare()
-        dispatch.write(lab, queued)
-        dispatch.send(lab, queued, group, dispatch.FIRST)
+        with dispatch.asking(lab):
+            dispatch.write(lab, queued)
+            dispatch.send(lab, queued, group, dispatch.FIRST)
 
 
 def _again(lab: Lab, template: Receipt | Request, seed: int, parents: dict[int, str]) -> Request:

@@ -27,7 +27,7 @@ EXAMPLES = {  # of a right value, in the words of an error
     "parent": "parent: baseline",
     "papers": 'papers: ["arXiv:2412.06464"]',
     "needs": "needs: [short-conv]",
-    "touches": "touches: [delta_rule, Config.heads]",
+    "touches": "touches: [Config.heads, Model.forward]",
     "assumption": "assumption: stale keys are what fills the state",
     "why_small": "why_small: it removes 1,500 parameters, so no loss is a gain",
 }
@@ -234,7 +234,7 @@ def review(problem: Problem, slug: str, fields: dict, body: str, known: Collecti
 
 
 def names_of(train: Path) -> tuple[set[str], set[str]]:
-    """The fields of train.py's Config, and the names of its functions and classes (`delta_rule`, `Model.forward`). Raises LabError for a broken file."""
+    """The fields of train.py's Config, and the names of its functions and classes (`Block`, `Model.forward`). Raises LabError for a broken file."""
     config = set(options.config_fields(train) or ()) - set(options.OURS)
     names = set()
     for node in ast.parse(train.read_text()).body:

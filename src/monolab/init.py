@@ -1,6 +1,8 @@
 """`lab init` makes a new lab from this one's own files; `lab check` lists what is still to be filled in there."""
 
 import base64
+import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -12,7 +14,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-from monolab import paths, problem
+from monolab import keys, paths, problem
 from monolab.errors import LabError
 from monolab.paths import Lab
 
@@ -27,15 +29,24 @@ COMMON = (
     "requirements.lock",
     ".gitignore",
     ".claude",
+    ".opencode/plugin/lab.js",
     "AGENTS.md",
     "CLAUDE.md",
     "0_docs/papers/.gitkeep",
     "1_ideas/_TEMPLATE.md",
     "9_reports/_TEMPLATE.md",
 )
+LINKS = {".agents/skills": "../.claude/skills", ".codex/hooks.json": "../.claude/settings.json"}  # the same files for other clients
 HEADERS = ("RESEARCH_JOURNAL.md", "human_journal.md", "meta_journal.md", "results.tsv")  # without this lab's own entries
 OWN = ("eval.py", "train.py", "data.py", "0_docs/problem.md")  # what makes a lab about something
-ROOT_ONLY = ("data.requirements", "1_ideas/controls")  # further files of the root problem
+ROOT_ONLY = (
+    "probe.py",
+    "space.py",
+    "data.requirements",
+    "1_ideas/controls",
+    "0_docs/concepts.yaml",
+    "0_docs/cognition",
+)  # further files of the root problem
 
 PLACE = re.compile(r"(?<!`)\{FILL_IN(?::\s*([^}]*))?\}")  # one directly after a backtick only speaks of such places
 NOT_FILLED = ("vendor", "tests", "src/monolab/skeleton", "README.md", "6_runs", "results.tsv", "RESEARCH_JOURNAL.md")  # the tool, and records
@@ -71,14 +82,34 @@ def init(dest: Path, overlay: Path | str | None = None) -> Lab:
         _git(new, "init", "--quiet", "--initial-branch", "main")
         _git(new, "add", "--all", "--force")  # a user's own list of ignored names may hold vendor/
         _git(new, "commit", "--quiet", "--message", "Start the lab")
-        dest.mkdir(exist_ok=True)
-        for path in new.iterdir():
-            shutil.move(path, dest)
+        _put(new, dest)
     from monolab import guard
 
     lab = Lab(dest)
     guard.install_hook(lab)
     return lab
+
+
+def _put(new: Path, dest: Path) -> None:
+    """Move a finished lab to its place. LabError, with `dest` as it was, when another one stands there by now: of two that are made at once one wins."""
+    taken = LabError(f"{dest} is there already: another lab was made there meanwhile", hint="lab init ANOTHER_DIR")
+    if not dest.exists():
+        try:
+            new.rename(dest)  # at one moment
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise taken from error
+            raise
+        return
+    folder = os.open(dest, os.O_RDONLY)  # its very folder stays: somebody may stand in it
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if any(dest.iterdir()):
+            raise taken
+        for path in new.iterdir():
+            shutil.move(path, dest)
+    finally:
+        os.close(folder)
 
 
 def check(lab: Lab) -> list[str]:
@@ -148,6 +179,9 @@ def _compose(new: Path, overlay: Path) -> None:
     origin = source()
     for name in COMMON:
         _copy(origin / name, new / name)
+    for name, target in LINKS.items():
+        (new / name).parent.mkdir(exist_ok=True)
+        (new / name).symlink_to(target)
     (new / "just").chmod(0o755)
     for name in HEADERS:
         (new / name).write_text(_header(name))
@@ -170,8 +204,12 @@ def _header(name: str) -> str:
 
 
 def _copy(old: Path, new: Path, *skip: str) -> None:
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        keyed = {name for name in names if keys.is_file((Path(folder).relative_to(old) / name).as_posix())}  # an .env of somebody who tries it out
+        return keyed | shutil.ignore_patterns("__pycache__", "settings.local.json", *skip)(folder, names)
+
     if old.is_dir():
-        shutil.copytree(old, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "settings.local.json", *skip))
+        shutil.copytree(old, new, dirs_exist_ok=True, ignore=ignored)
     else:
         new.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(old, new)

@@ -83,11 +83,15 @@ def has(lab: Lab, text: str) -> bool:
     return lab.journal.exists() and text.partition(INFERENCE_EMPTY)[0].strip() in lab.journal.read_text()
 
 
+def entries(lab: Lab) -> list[str]:
+    """Every entry, newest first."""
+    text = lab.journal.read_text() if lab.journal.exists() else ""
+    return [entry.rstrip() for entry in re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]]
+
+
 def torn(lab: Lab) -> list[str]:
     """The headings of entries on a verdict that do not go on to their last line: whatever wrote them was stopped."""
-    text = lab.journal.read_text() if lab.journal.exists() else ""
-    entries = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
-    return [entry.partition("\n")[0] for entry in entries if VERDICT.match(entry) and "\n- Against: " not in entry]
+    return [entry.partition("\n")[0] for entry in entries(lab) if VERDICT.match(entry) and "\n- Against: " not in entry]
 
 
 def append(lab: Lab, text: str) -> None:

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from monolab import ideas, receipts, results, verdicts
+from monolab import ideas, pool, receipts, results, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
-from monolab.paths import CONTROL, Lab
+from monolab.paths import BASELINE, CONTROL, Lab
 from monolab.pool import Scored
 from monolab.receipts import Receipt
 
@@ -95,7 +95,7 @@ class Tree:
         return found
 
     def get(self, name: str) -> Candidate:
-        """By key, by slug (its newest code), or by the id of one of its runs. Raises LabError with the nearest names."""
+        """By key (the slug alone is an idea's first code), by the id of one of its runs, or by an idea that was only measured at other stages. Raises LabError with the nearest names."""
         if name in self.by_key:
             return self.by_key[name]
         same = [one for one in self.candidates if name in (one.idea, *one.runs)]
@@ -114,24 +114,32 @@ class Tree:
 
     def scored(self) -> list[Scored]:
         """As policies see it: higher is better. One that failed, or whose value is not finite, has no score."""
+        mended = {one.idea: place for place, one in enumerate(self.candidates) if one.value is not None}
+        broken: dict[str, int] = {}
+        for one in self.candidates:
+            broken[one.idea] = broken.get(one.idea, 0) + (one.value is None)
         return [
             Scored(
                 one.key,
                 one.parent,
                 None if one.value is None or not math.isfinite(one.value) else self.sign * one.value,
-                tries=int(one.scores.get("debug_rounds", 0)),
+                tries=pool.DEPTH if mended.get(one.idea, -1) > place else max(0, broken[one.idea] - 1),
             )
-            for one in self.candidates
+            for place, one in enumerate(self.candidates)
         ]
 
 
 def of_lab(lab: Lab) -> Tree:
-    """Every arm of the lab's own ledger, controls aside. An arm's parent is the arm of the run that it was compared with."""
-    problem = problems.load(lab)
+    """Every arm of the lab's own ledger, an arm's parent being the arm of the run that it was compared with.
+
+    Without controls, runs in whose place a retry counts, and runs of the root that were not main's own code with its own settings.
+    """
+    problem, rows = problems.load(lab), results.load(lab)
     groups: dict[tuple, list[Receipt]] = {}
     place: dict[str, tuple] = {}
-    for row in results.load(lab):
-        if row.idea.startswith(CONTROL):
+    void = verdicts.no_evidence(lab, rows)
+    for row in rows:
+        if row.idea.startswith(CONTROL) or row.run_id in void or (row.idea == BASELINE and not verdicts.is_reference(row.flags.split(","))):
             continue
         receipt = receipts.receipt(lab, row.run_id)
         if receipt is None:
@@ -159,7 +167,9 @@ def _keys(arms: Iterable[tuple]) -> dict[tuple, str]:
 def _candidate(
     key: str, parent: str, ran: list[Receipt], judged: dict[str, verdicts.Verdict], origins: dict[str, tuple[str, tuple[str, ...]]]
 ) -> Candidate:
-    first, measured = ran[0], {receipt.seed: receipt for receipt in reversed(ran) if receipt.value is not None}
+    first, newest = ran[0], ran[-1]
+    alike = [one for one in ran if all(getattr(one, name) == getattr(newest, name) for name in verdicts.CONDITIONS)]  # a new scorer starts anew
+    measured = {receipt.seed: receipt for receipt in reversed(alike) if receipt.value is not None}
     verdict = next((judged[receipt.run_id] for receipt in reversed(ran) if receipt.run_id in judged), None)
     origin, papers = origins.get(first.idea, ("", ()))
 

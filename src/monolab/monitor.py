@@ -20,28 +20,27 @@ HOPELESS = 2.0  # times the limit that a run would take at its pace
 SILENT = 0.5  # share of the limit within which a first step is expected, where earlier runs of the lab told theirs
 
 
-def read(path: Path) -> dict | None:
-    """What train.py says of its progress. The file is the candidate's own: a link or a pipe in its place is not followed, nor waited for."""
+def read(path: Path) -> object:
+    """What a file of the candidate's own says, as JSON: a link or a pipe in its place is not followed, nor waited for. None where it says nothing."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 return None
-            told = json.loads(os.read(handle, 65536))
+            return json.loads(os.read(handle, 65536))
         finally:
             os.close(handle)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return told if isinstance(told, dict) else None
 
 
-def steps(told: dict | None) -> tuple[int, int] | None:
+def steps(told: object) -> tuple[int, int] | None:
     """Step and steps of what was told."""
     try:
         step, of = int(told["step"]), int(told["steps"])
     except (TypeError, ValueError, KeyError, OverflowError):
         return None
-    return (step, of) if 0 <= step <= of else None
+    return (step, of) if 0 <= step <= of < 2**53 else None
 
 
 class Monitor:
@@ -64,7 +63,7 @@ class Monitor:
         told = read(self.progress)
         return self.judge(told, now - self.started)
 
-    def judge(self, told: dict | None, elapsed: float) -> tuple[str, str] | None:
+    def judge(self, told: object, elapsed: float) -> tuple[str, str] | None:
         """What `told` means after `elapsed` seconds."""
         done = steps(told)
         if done is None:
@@ -79,7 +78,11 @@ class Monitor:
     def _loss(self, loss: object, step: int) -> tuple[str, str] | None:
         if isinstance(loss, bool) or not isinstance(loss, int | float):
             return None
-        if not math.isfinite(loss):
+        try:
+            finite = math.isfinite(loss)
+        except OverflowError:  # a whole number that no float holds
+            return "crash", f"the loss is beyond all bounds at step {step}"
+        if not finite:
             return "crash", f"the loss is {loss} at step {step}"
         if self.loss is None:
             self.loss = float(loss)

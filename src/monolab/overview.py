@@ -133,8 +133,8 @@ def _stages(tree: Tree) -> list[dict]:
     found = []
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
-            here = {one.commit or one.idea: one for one in tree.candidates if one.stage == first and one.effect is not None}
-            there = {one.commit or one.idea: one for one in tree.candidates if one.stage == second and one.effect is not None}
+            here = {(one.commit or one.idea, one.options): one for one in tree.candidates if one.stage == first and one.effect is not None}
+            there = {(one.commit or one.idea, one.options): one for one in tree.candidates if one.stage == second and one.effect is not None}
             both = sorted(here.keys() & there.keys())
             if len(both) < 3:
                 continue
@@ -227,7 +227,8 @@ def draw(found: dict, out: Path) -> Path:
         label="measured",
     )
     line = [(n, value) for n, value in enumerate(found["best_so_far"]) if value is not None]
-    best.step(*zip(*line, strict=True), where="post", color="#0969da", label="best so far, as measured")
+    if line:
+        best.step(*zip(*line, strict=True), where="post", color="#0969da", label="best so far, as measured")
     if found["floor"]:
         low, high = ([value + side * found["floor"] for _, value in line] for side in (-1, 1))
         best.fill_between([n for n, _ in line], low, high, step="post", color="#0969da", alpha=0.15, label="±1 noise floor")

@@ -15,6 +15,8 @@ NOT_CODE = (
     *RECORDS,
     "program.md",
     "eval.py",
+    "probe.py",
+    "space.py",
     "data.py",
     "data.requirements",
     "just",
@@ -25,6 +27,9 @@ NOT_CODE = (
     "pyproject.toml",
     "vendor",
     ".claude",
+    ".agents",
+    ".codex",
+    ".opencode",
     ".ci",
     ".gitignore",
     ".gitattributes",
@@ -40,6 +45,7 @@ NOT_CODE = (
     "examples",
 )
 
+INFERENCE_EMPTY = "_Inference: left for the author._"  # the line of a journal's entry that gives way to its author's text, once
 BASELINE = "baseline"  # the idea that main's own train.py answers
 CONTROL = "control-"  # how the slug of a control experiment begins, on which the lab tests itself
 CONTROL_SEEDS = 1000  # seed 3 of a control's round r is 3 + r * CONTROL_SEEDS, so that no run of it is a run of the baseline again

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from monolab import device, keys, monitor, sandbox, snapshot, supervise, validity
 from monolab.errors import LabError
-from monolab.paths import Lab
+from monolab.paths import NOT_CODE, Lab
 from monolab.problem import Problem
 from monolab.supervise import Limits, Outcome
 
@@ -173,7 +174,10 @@ def probe(lab: Lab, folder: Path, machine: device.Device, problem: Problem, args
     if not (lab.root / PROBE).is_file():
         return []
     snapshot.export(lab, "HEAD", folder / "probe", (PROBE,))
-    snapshot.export(lab, "HEAD", folder / "base", ("train.py",))
+    snapshot.export(lab, "HEAD", folder / "base")  # with the modules that train.py imports, and, as in `code`, without the lab's own files
+    for name in NOT_CODE:
+        own = folder / "base" / name
+        shutil.rmtree(own) if own.is_dir() and not own.is_symlink() else own.unlink(missing_ok=True)
     scratch, limit = folder / "scratch" / "probe", problem.stage("smoke").seconds("cpu")
     env, out = child_env(scratch, machine, "smoke"), scratch / "probe.json"
     code, base, program = folder / "code", folder / "base", folder / "probe"
@@ -193,7 +197,8 @@ def probe(lab: Lab, folder: Path, machine: device.Device, problem: Problem, args
     )
     if outcome.status != "ok":
         raise LabError(why(outcome, PROBE, limit, problem.memory_gb), hint="the log is above")
-    try:
-        return json.loads(out.read_text())
-    except (OSError, ValueError) as error:
-        raise LabError(f"{PROBE} left no findings: {error}", hint="the log is above") from error
+    found = monitor.read(out)  # the candidate's code ran in that process: what lies there may be anything
+    known = {"check", "ok", "where", "what"}
+    if not isinstance(found, list) or not found or not all(isinstance(one, dict) and known <= one.keys() for one in found):
+        raise LabError(f"{PROBE} left no findings", hint="the log is above")
+    return found

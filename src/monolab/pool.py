@@ -159,14 +159,14 @@ def tree(candidates: Sequence[Scored], sizes: Sizes, rng: random.Random) -> Pick
     return greedy(candidates, sizes, rng)
 
 
-EXPLORE = 0.5  # the share of the scores' spread that an unvisited branch is worth
+EXPLORE = 0.5  # what an unvisited branch is worth, the best rank being 1 and the worst 0
 
 
 def uct(candidates: Sequence[Scored], sizes: Sizes, rng: random.Random) -> Pick:
     """Upper confidence bounds in the tree (Kocsis and Szepesvari 2006): from the root down, to the child whose branch is best or least visited;
     it stops where building here is worth as much as going on."""
     found = _measured(candidates)
-    span = (found[0].score - found[-1].score) or 1.0
+    worth = {one.key: 1 - place / max(1, len(found) - 1) for place, one in enumerate(found)}  # ranks: one wild number must not flatten all others
     children: dict[str, list[Scored]] = {}
     for one in candidates:
         children.setdefault(one.parent, []).append(one)
@@ -175,15 +175,14 @@ def uct(candidates: Sequence[Scored], sizes: Sizes, rng: random.Random) -> Pick:
     for one in reversed(candidates):  # a parent is made before its children
         below = children.get(one.key, [])
         visits[one.key] = 1 + sum(visits[child.key] for child in below)
-        best[one.key] = max([best[child.key] for child in below] + ([one.score] if one.score is not None else []), default=found[-1].score)
+        best[one.key] = max([best[child.key] for child in below] + [worth.get(one.key, 0.0)])
 
     def bound(one: Scored, above: int) -> float:
-        return (best[one.key] - found[-1].score) / span + EXPLORE * math.sqrt(math.log(1 + above) / visits[one.key])
+        return best[one.key] + EXPLORE * math.sqrt(math.log(1 + above) / visits[one.key])
 
     here = max(children[""], key=lambda one: bound(one, len(candidates)))
-    while below := [child for child in children.get(here.key, []) if best[child.key] > found[-1].score or child.score is not None]:
-        stay = ((here.score if here.score is not None else found[-1].score) - found[-1].score) / span
-        stay += EXPLORE * math.sqrt(math.log(1 + visits[here.key]) / (1 + len(below)))
+    while below := [child for child in children.get(here.key, []) if best[child.key] > 0 or child.score is not None]:
+        stay = worth.get(here.key, 0.0) + EXPLORE * math.sqrt(math.log(1 + visits[here.key]) / (1 + len(children[here.key])))
         onward = max(below, key=lambda one: bound(one, visits[here.key]))
         if stay >= bound(onward, visits[here.key]):
             break

@@ -1,7 +1,7 @@
 """The problem a lab works on, as the front matter of program.md states it."""
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import yaml
@@ -13,12 +13,51 @@ FILL_IN = "{FILL_IN"
 
 
 @dataclass(frozen=True)
+class Retries:
+    """How often the lab runs a request again by itself that ended for no reason of the candidate's, and how soon."""
+
+    interrupted: int = 1  # the process that ran it was gone: a reboot, kill -9
+    contaminated: int = 1  # something from outside could have changed what was measured
+    transient: int = 3  # the device could not be had, or another process held the memory
+    wait_seconds: float = 60.0  # before the first repetition; it doubles with each. An interrupted run does not wait
+
+
+@dataclass(frozen=True)
+class Validity:
+    """What others may take of the device before a run is flagged, or, where that could have changed its number, void (`monolab.validity`)."""
+
+    timed: dict[str, str] = field(  # by kind of device: whose pace changes what is measured, train, score, both or none
+        default_factory=lambda: {"cpu": "none", "gpu": "train"}
+    )
+    others_cpu: float = 0.25  # share of the time that it waits for processors which others have
+    others_gpu: float = 0.05  # share of the GPU's compute
+    slowed: float = 0.2  # share of the time that clocks are held down by heat or hardware
+    swapped_mb: float = 100.0  # MiB swapped in and out
+    slower: float = 0.1  # than its peers, the same code on the same hardware, as a share of their median pace
+
+
+@dataclass(frozen=True)
+class Search:
+    """Whom `lab next` builds on. The sizes are those of ASI-Arch, which made 1,773 candidates; a lab that makes fewer wants smaller ones."""
+
+    policy: str = "asi-arch"
+    pool: int = 50  # the best so many
+    parents: int = 10  # of them, those that are built on
+    references: int = 4  # drawn from the rest
+    cold: int = 200  # candidates before the pool is ranked for the first time
+    batch: int = 50  # candidates between two rankings
+    judged: bool = False  # whether a judge's score counts in a candidate's fitness
+    plateau: int = 20  # measured candidates without one that is kept, after which the search stands still
+
+
+@dataclass(frozen=True)
 class Stage:
     """How long one training run of a stage may take before it is ended, in seconds, by kind of device; and how many of them an idea may have."""
 
     cpu: float
     gpu: float
     seeds: int = 8  # paired seeds that are spent on one idea at most, the one that screens it aside
+    retries: Retries | None = None  # where it differs from the lab's
 
     def seconds(self, kind: str) -> float:
         return self.cpu if kind == "cpu" else self.gpu
@@ -38,13 +77,18 @@ class Problem:
     false_keeps: float = 0.05  # the share of false keeps among all keeps that the gate stays below
     controls: float = 0.0  # one control experiment is queued for every so many ideas: 0.1 is one for ten
     holdout_looks: int = 20  # at one sealed test split
+    implausible: float = 0.1  # a number better than the best by more than this share is looked into as a leak; 0 never
     require_sandbox: bool = False  # refuse to run a candidate that cannot be isolated
     scorer: tuple[str, ...] = ("eval.py",)  # the scorer's files, FROZEN, all that its process is given
     grace_seconds: float = 10.0  # between TERM and KILL
     score_seconds: float = 600.0  # the scorer's own limit
     memory_gb: float = 16.0  # resident memory of a CPU run, all its processes together
     disk_gb: float = 1.0  # free space below which no run starts
+    checkpoints_gb: float = 50.0  # GiB of checkpoints that are kept; beyond, the oldest go, but for those that are still needed (`monolab.disk`)
     log_mb: float = 4.0  # of a run's output that is kept
+    retries: Retries = Retries()
+    validity: Validity = field(default_factory=Validity)
+    search: Search = Search()
 
     @property
     def sign(self) -> int:
@@ -56,6 +100,10 @@ class Problem:
             raise LabError(f"program.md has no stage {name!r}", hint=f"one of: {', '.join(self.stages)}")
         return self.stages[name]
 
+    def retries_at(self, stage: str) -> Retries:
+        """The stage's own policy, or the lab's; also of a stage that program.md no longer has."""
+        return (self.stages[stage].retries if stage in self.stages else None) or self.retries
+
 
 def front_matter(path: Path) -> tuple[dict, str]:
     """The YAML mapping between the first two `---` lines of a Markdown file, and the text after them.
@@ -66,15 +114,20 @@ def front_matter(path: Path) -> tuple[dict, str]:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise LabError(f"{path.name} cannot be read: {error}", hint=f"edit {path}") from error
+    return parts(text, path.name, hint=f"edit {path}")
+
+
+def parts(text: str, name: str, hint: str = "put it between two lines `---` at the top") -> tuple[dict, str]:
+    """The same of a text that is no file (yet); `name` is what an error calls it."""
     head, sep, body = text.removeprefix("---\n").partition("\n---\n")
     if not text.startswith("---\n") or not sep:
-        raise LabError(f"{path.name} has no front matter (YAML between two lines `---` at the top)", hint=f"edit {path}")
+        raise LabError(f"{name} has no front matter (YAML between two lines `---` at the top)", hint=hint)
     try:
         values = yaml.load(head, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
-        raise LabError(f"the front matter of {path.name} is not YAML: {error}", hint=f"edit {path}") from error
+        raise LabError(f"the front matter of {name} is not YAML: {error}", hint=hint) from error
     if not isinstance(values, dict):
-        raise LabError(f"the front matter of {path.name} is not a mapping", hint=f"edit {path}")
+        raise LabError(f"the front matter of {name} is not a mapping", hint=hint)
     return values, body
 
 
@@ -99,7 +152,18 @@ def load(lab: Lab) -> Problem:
     scorer = values.get("scorer", ["eval.py"])
     if not isinstance(scorer, list) or not scorer or not all(isinstance(name, str) for name in scorer):
         raise LabError(f"program.md: `scorer` is {scorer!r}", hint="scorer: [eval.py]")
-    numbers = ("smallest_effect", "false_keeps", "controls", "grace_seconds", "score_seconds", "memory_gb", "disk_gb", "log_mb")
+    numbers = (
+        "smallest_effect",
+        "false_keeps",
+        "controls",
+        "implausible",
+        "grace_seconds",
+        "score_seconds",
+        "memory_gb",
+        "disk_gb",
+        "checkpoints_gb",
+        "log_mb",
+    )
     values |= {name: _number(name, values[name], positive=name in ("smallest_effect", "false_keeps")) for name in numbers if name in values}
     for name in ("false_keeps", "controls"):
         if values.get(name, 0.0) >= 1:
@@ -111,10 +175,61 @@ def load(lab: Lab) -> Problem:
         values["holdout_looks"] = int(looks)
     if "window_seconds" in values:
         values["window_seconds"] = _window(values["window_seconds"])
-    return Problem(**values | {"stages": _stages(values["stages"]), "scorer": tuple(scorer)})
+    if "retries" in values:
+        values["retries"] = _retries("retries", values["retries"], Retries())
+    if "validity" in values:
+        values["validity"] = _validity(values["validity"])
+    if "search" in values:
+        values["search"] = _search(values["search"])
+    return Problem(**values | {"stages": _stages(values["stages"], values.get("retries", Retries())), "scorer": tuple(scorer)})
 
 
-def _stages(given: object) -> dict[str, Stage]:
+def _retries(name: str, given: object, default: Retries) -> Retries:
+    """`default` with what `given` says otherwise."""
+    known = {f.name for f in fields(Retries)}
+    example = "retries: {interrupted: 1, contaminated: 1, transient: 3, wait_seconds: 60}"
+    if not isinstance(given, dict) or not given.keys() <= known:
+        raise LabError(f"program.md: `{name}` is {given!r}, not a mapping of {', '.join(sorted(known))}", hint=example)
+    values = {key: _number(f"{name}.{key}", value) for key, value in given.items()}
+    for key in values.keys() - {"wait_seconds"}:
+        if values[key] != int(values[key]):
+            raise LabError(f"program.md: `{name}.{key}` is {given[key]!r}, not a whole number of at least 0", hint=example)
+        values[key] = int(values[key])
+    return replace(default, **values)
+
+
+def _validity(given: object) -> Validity:
+    known = {f.name for f in fields(Validity)}
+    example = "validity: {timed: {cpu: none, gpu: train}, others_cpu: 0.25, others_gpu: 0.05, slowed: 0.2, swapped_mb: 100, slower: 0.1}"
+    if not isinstance(given, dict) or not given.keys() <= known:
+        raise LabError(f"program.md: `validity` is {given!r}, not a mapping of {', '.join(sorted(known))}", hint=example)
+    phases, timed = ("train", "score", "both", "none"), given.get("timed", {})
+    if not isinstance(timed, dict) or not timed.keys() <= {"cpu", "gpu"} or not all(value in phases for value in timed.values()):
+        raise LabError(f"program.md: `validity.timed` is {timed!r}, not cpu and gpu with one of {', '.join(phases)} each", hint=example)
+    values = {key: _number(f"validity.{key}", value) for key, value in given.items() if key != "timed"}
+    for key in values.keys() - {"swapped_mb"}:
+        if values[key] >= 1:
+            raise LabError(f"program.md: `validity.{key}` is {given[key]!r}, not a share below 1", hint=example)
+    return Validity(**values | {"timed": Validity().timed | timed})
+
+
+def _search(given: object) -> Search:
+    known = {f.name for f in fields(Search)}
+    example = "search: {policy: weighted, pool: 20, parents: 5, references: 4, cold: 10, batch: 5, judged: false, plateau: 20}"
+    if not isinstance(given, dict) or not given.keys() <= known:
+        raise LabError(f"program.md: `search` is {given!r}, not a mapping of {', '.join(sorted(known))}", hint=example)
+    for name, kind, words in (("policy", str, "a name"), ("judged", bool, "true or false")):
+        if not isinstance(given.get(name, getattr(Search, name)), kind):
+            raise LabError(f"program.md: `search.{name}` is {given[name]!r}, not {words}", hint=example)
+    sizes = {name: _number(f"search.{name}", value) for name, value in given.items() if name not in ("policy", "judged")}
+    for name, size in sizes.items():
+        least = 0 if name in ("cold", "references") else 1
+        if size != int(size) or size < least:
+            raise LabError(f"program.md: `search.{name}` is {given[name]!r}, not a whole number of at least {least}", hint=example)
+    return Search(**given | {name: int(size) for name, size in sizes.items()})
+
+
+def _stages(given: object, retries: Retries) -> dict[str, Stage]:
     example = "stages: {explore: {cpu: 600, gpu: 420}}"
     if not isinstance(given, dict) or not given:
         raise LabError("program.md: `stages` is not a mapping", hint=example)
@@ -124,10 +239,11 @@ def _stages(given: object) -> dict[str, Stage]:
             raise LabError(f"program.md: the stage name {name!r} in `stages` is read as no string", hint="put the name in quotes")
         if not isinstance(limits, dict) or not {"cpu", "gpu"} <= limits.keys() <= known:
             raise LabError(f"program.md: `stages.{name}` is {limits!r}, not cpu and gpu with their seconds", hint=example)
-        values = {field: _number(f"stages.{name}.{field}", value, positive=True) for field, value in limits.items()}
+        values = {field: _number(f"stages.{name}.{field}", value, positive=True) for field, value in limits.items() if field != "retries"}
         if (seeds := values.get("seeds", 2.0)) != int(seeds) or seeds < 2:
             raise LabError(f"program.md: `stages.{name}.seeds` is {seeds!r}, not a whole number of at least 2", hint=example)
-        stages[name] = Stage(**values | ({"seeds": int(values["seeds"])} if "seeds" in values else {}))
+        own = {"retries": _retries(f"stages.{name}.retries", limits["retries"], retries)} if "retries" in limits else {}
+        stages[name] = Stage(**values | ({"seeds": int(values["seeds"])} if "seeds" in values else {}) | own)
     return stages
 
 

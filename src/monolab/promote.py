@@ -5,11 +5,12 @@ An idea that is kept there too is scale-stable; one that is refuted or dropped t
 
 from dataclasses import dataclass
 
+from monolab import backlog, queue, receipts, results, snapshot, verdicts
 from monolab import problem as problems
-from monolab import queue, results, verdicts
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
 from monolab.receipts import Request
+from monolab.verdicts import Verdict
 
 SEEDS = (100, 101, 102)  # asked for at once: none of them screens
 
@@ -30,7 +31,7 @@ def standings(lab: Lab, small: str = "explore", large: str = "verify") -> list[S
     past = [one for one in verdicts.by_arm(verdicts.records(lab)) if not one.control]
     kept = {one.idea: one for one in past if one.stage == small and one.kept}
     there = {one.idea: one for one in past if one.stage == large}
-    asked = {row.idea for row in results.load(lab) if row.stage == large}
+    asked = {row.idea for row in results.load(lab) if row.stage == large} | {one.idea for one in backlog.pending(lab) if one.stage == large}
     found = []
     for idea, one in kept.items():
         other = there.get(idea)
@@ -61,9 +62,18 @@ def promote(lab: Lab, slugs: list[str], small: str = "explore", large: str = "ve
             raise LabError(f"{slug} was not kept at {small}: what is not better there is not worth a longer run", hint=f"just verdict {slug}")
         if known[slug].word != "waiting":
             raise LabError(f"{slug} was asked at {large} already: {known[slug].word}", hint=f"just verdict {slug} --stage {large}")
-    made = []
-    if not any(row.idea == BASELINE and row.stage == large and row.value is not None for row in results.load(lab)):
+    kept = [(slug, receipts.receipt(lab, _kept(lab, slug, small).runs[0])) for slug in chosen]
+    for slug, first in kept:  # what was kept is what is measured again, with the options it had
+        if snapshot.take(queue.tree_of(lab, slug)).code_sha != first.code_sha:
+            raise LabError(f"the worktree of {slug} is not the code that was kept", hint=f"git -C {lab.worktree(slug)} checkout {first.commit[:12]}")
+    made, coming = [], {one.idea for one in backlog.pending(lab) if one.stage == large}
+    if BASELINE not in coming and not any(row.idea == BASELINE and row.stage == large and row.value is not None for row in results.load(lab)):
         made += queue.enqueue(lab, BASELINE, "Q: where does the baseline stand at the larger scale?", large, list(SEEDS), [])
-    for slug in chosen:
-        made += queue.enqueue(lab, slug, None, large, list(SEEDS), [])
+    for slug, first in kept:
+        made += queue.enqueue(lab, slug, None, large, list(SEEDS), list(first.args))
     return made
+
+
+def _kept(lab: Lab, slug: str, stage: str) -> Verdict:
+    """The last arm of an idea that was kept at a stage."""
+    return next(one for one in reversed(verdicts.by_arm(verdicts.records(lab))) if (one.idea, one.stage, one.kept) == (slug, stage, True))

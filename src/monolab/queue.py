@@ -1,15 +1,34 @@
 """Queueing: from a working tree and a hypothesis to requests, and to tasks of the real pueue daemon."""
 
+import fcntl
 import getpass
 import json
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from loguru import logger
 
-from monolab import backlog, dataset, dispatch, gate, ideas, label, options, pueue, receipts, results, run, settle, snapshot, verdicts
+from monolab import (
+    backlog,
+    dataset,
+    dispatch,
+    doctor,
+    gate,
+    ideas,
+    label,
+    options,
+    pueue,
+    receipts,
+    results,
+    run,
+    sandbox,
+    settle,
+    snapshot,
+    verdicts,
+)
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, CONTROL_SEEDS, Lab
@@ -45,17 +64,30 @@ def worktree(lab: Lab, slug: str) -> Path:
 
     idea = ideas.load(lab, slug)
     path, branch = lab.worktree(slug), f"exp/{slug}"
-    if path.exists():
-        raise LabError(f"{path} exists already", hint=f"cd {path}")
     repo = git.Repo(lab.root)
     if not repo.head.is_valid():
         raise LabError("the lab has no commit yet", hint="git add -A && git commit -m 'Start the lab'")
-    heads = {head.name for head in repo.heads}
-    if branch in heads:  # its worktree was removed: the work on the branch is still there
-        repo.git.worktree("add", str(path), branch)
-    else:
-        repo.git.worktree("add", "-q", "-b", branch, str(path), _start(lab, idea.parent) or repo.head.commit.hexsha)
+    with (lab.root / ".git" / "lab-worktrees.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # git's own checks let two through at once
+        try:
+            _clear(repo, path)
+            if path.exists() and any(path.iterdir()):
+                raise LabError(f"{path} exists already", hint=f"cd {path}")
+            if branch in {head.name for head in repo.heads}:  # its worktree was removed: the work on the branch is still there
+                repo.git.worktree("add", "-q", str(path), branch)
+            else:
+                repo.git.worktree("add", "-q", "-b", branch, str(path), _start(lab, idea.parent) or repo.head.commit.hexsha)
+        except git.GitCommandError as error:
+            words = " ".join(error.stderr.removeprefix("\n  stderr: '").removesuffix("'").split())
+            raise LabError(f"git made no worktree of {slug}: {words}", hint=f"git -C {lab.root} worktree list") from error
     return path
+
+
+def _clear(repo, path: Path) -> None:
+    """Have git forget a worktree at `path` that it was killed while making, or whose folder somebody has removed."""
+    for entry in repo.git.worktree("list", "--porcelain").split("\n\n"):
+        if entry.partition("\n")[0].removeprefix("worktree ") == os.path.realpath(path) and ("\nlocked initializing" in entry or not path.exists()):
+            repo.git.worktree("remove", "--force", "--force", str(path))
 
 
 def _start(lab: Lab, parent: str) -> str | None:
@@ -71,9 +103,9 @@ def _start(lab: Lab, parent: str) -> str | None:
 def _runs(lab: Lab, idea: str) -> list[Request]:
     """What was asked for an idea and neither cancelled nor refused, newest first; of the baseline only main's own code."""
     found = []
-    for folder in sorted(lab.runs.glob(f"*-{idea}-s*"), reverse=True):
-        if (folder / "request.json").exists() and not any((folder / name).exists() for name in ("cancelled.json", "refused.json")):
-            request = receipts.request(lab, folder.name)
+    for run_id in reversed(backlog.asked(lab, idea)):
+        if not any((lab.run(run_id) / name).exists() for name in ("cancelled.json", "refused.json")):
+            request = receipts.request(lab, run_id)
             if request.idea == idea and (idea != BASELINE or verdicts.is_reference(request.flags)):
                 found.append(request)
     return found
@@ -89,11 +121,14 @@ def requests(
     args: list[str],
     *,
     required: bool,
+    sandboxed: bool = False,
+    filler: bool = False,
     control: snapshot.Snapshot | None = None,
 ) -> list[Request]:
     """One request per seed for the code in `tree` (or the snapshot of a control), each with its folder in `6_runs/`, nothing queued yet.
 
-    The label is `text`, else what the idea file states; with `required` it must have a question and a hypothesis.
+    The label is `text`, else what the idea file states; with `required` it must have a question and a hypothesis. With `sandboxed` none of them
+    may ever run without a sandbox.
     Raises LabError, leaving nothing behind, for whatever would stop the runs: unknown idea, stage, option or label,
     changed frozen files, missing data, a full disk.
     """
@@ -120,6 +155,10 @@ def requests(
         flags.append("uncommitted")
     if slug == BASELINE and snapshot.branch(lab.root) not in MAIN:
         flags.append("off-main")
+    if sandboxed:
+        flags.append(receipts.SANDBOXED)
+    if filler:
+        flags.append("filler")  # settings that a sampler proposed while nobody had an idea
     if not required and not control:
         flags.append("at-start")  # the tree was taken when the run started, not when somebody queued it
     parents, moved = _parent_runs(lab, parent, stage, seeds, snap) if parent else ({}, False)
@@ -173,39 +212,48 @@ def _parent_runs(lab: Lab, idea: str, stage: str, seeds: list[int], snap: snapsh
     return {seed: by_seed.get(seed % CONTROL_SEEDS, runs[0].run_id) for seed in seeds}, moved
 
 
-def enqueue(lab: Lab, slug: str, text: str | None, stage: str, seeds: list[int], args: list[str]) -> list[Request]:
+def enqueue(
+    lab: Lab, slug: str, text: str | None, stage: str, seeds: list[int], args: list[str], *, sandboxed: bool = False, filler: bool = False
+) -> list[Request]:
     """Queue one run per seed of the idea's working tree as it is now. What is edited afterwards does not reach them.
 
     Where scorer, data, environment or hardware changed since the baseline or the parent was measured, those are queued again first.
+    With `sandboxed`, nothing that is queued may run without a sandbox.
     """
     tree = tree_of(lab, slug)
-    run.sweep(lab)
     group = dispatch.prepare()
-    made = requests(lab, slug, tree, text, stage, seeds, args, required=True)
-    if slug != BASELINE:
-        problem, rows = problems.load(lab), results.load(lab)
-        try:
-            with results.locked(lab):
-                for reference in gate.references(lab, rows, made[0]):
-                    gate.renew(lab, problem, rows, reference, sorted({*range(FLOOR_SEEDS), *seeds}) if reference.idea == BASELINE else seeds)
-        except LabError:
-            dispatch.withdraw(lab, made)
-            raise
-    dispatch.send(lab, made, group)
+    doctor.quick(lab)
+    with dispatch.asking(lab):
+        made = requests(lab, slug, tree, text, stage, seeds, args, required=True, sandboxed=sandboxed, filler=filler)
+        if slug != BASELINE:
+            problem, rows = problems.load(lab), results.view(lab)
+            try:
+                with results.locked(lab):
+                    for reference in gate.references(lab, rows, made[0]):
+                        gate.renew(lab, problem, rows, reference, sorted({*range(FLOOR_SEEDS), *seeds}) if reference.idea == BASELINE else seeds)
+            except LabError:
+                dispatch.withdraw(lab, made)
+                raise
+        dispatch.send(lab, made, group, dispatch.LAST if filler else 0)
     return made
 
 
-def replicate(lab: Lab, slug: str, stage: str) -> list[Request]:
-    """Queue what the next look at an idea needs, also where the lab would leave it at that. Raises LabError where all seeds are in."""
-    run.sweep(lab)
-    problem, rows = problems.load(lab), results.load(lab)
+def replicate(lab: Lab, slug: str, stage: str, *, sandboxed: bool = False) -> list[Request]:
+    """Queue what the next look at an idea needs, also where the lab would leave it at that. Raises LabError where all seeds are in.
+
+    With `sandboxed`, none of it may run without a sandbox, and there must be one here.
+    """
+    if sandboxed:
+        sandbox.require("--require-sandbox requires")
+    doctor.quick(lab)
+    problem, rows = problems.load(lab), results.view(lab)
     verdict = verdicts.judge(lab, problem, rows, slug, stage)
     if not verdict.gate.wants:
         raise LabError(
             f"{slug} ({stage}): {verdict.gate.why}; there is no further look", hint="a new version of the idea is a new question: just queue"
         )
     with results.locked(lab):
-        return gate.advance(lab, problem, rows, verdict, insist=True)
+        return gate.advance(lab, problem, rows, verdict, insist=True, sandboxed=sandboxed)
 
 
 def agent() -> str:
@@ -213,15 +261,19 @@ def agent() -> str:
     return os.environ.get("LAB_AGENT") or ("claude-code" if os.environ.get("CLAUDECODE") else getpass.getuser())
 
 
-def evaluate(lab: Lab, slug: str | None, text: str | None, stage: str, seed: int, args: list[str]) -> Receipt:
+def evaluate(lab: Lab, slug: str | None, text: str | None, stage: str, seed: int, args: list[str], *, sandboxed: bool = False) -> Receipt:
     """Run here and now, in the foreground; inside a hand-typed pueue task, under that task's label."""
     here = Path.cwd()
     slug, tree = (slug, tree_of(lab, slug)) if slug else standing_in(lab)
     task = pueue.running_here(here)
+    if task:
+        dispatch.scrub(pueue.tasks())
     if task and text is None:
         text = task.label
-    request = requests(lab, slug, tree, text, stage, [seed], args, required=False)[0]
-    return run.execute(lab, request)
+    with ExitStack() as asking:
+        asking.enter_context(dispatch.asking(lab))
+        request = requests(lab, slug, tree, text, stage, [seed], args, required=False, sandboxed=sandboxed)[0]
+        return run.execute(lab, request, asking.close)
 
 
 def cancel(lab: Lab, run_id: str, wait_seconds: float = 60.0) -> str:
@@ -232,12 +284,20 @@ def cancel(lab: Lab, run_id: str, wait_seconds: float = 60.0) -> str:
     task = backlog.unfinished(lab).get(run_id) if pueue.answers() else None
     pid = backlog.alive(lab, run_id)
     if task and pid is None:
-        pueue.remove(task.id)
-        receipts.write_atomic(folder / "cancelled.json", json.dumps({"time": receipts.now()}))
+        receipts.write_atomic(folder / "cancelled.json", json.dumps({"time": receipts.now()}))  # first: what is in no queue is queued again
+        try:
+            pueue.remove(task.id)
+        except LabError:  # it has just begun
+            (folder / "cancelled.json").unlink()
+            raise
         settle.settle(lab)  # it may have been the last one that its experiment waited for
         return "taken out of the queue; it had not started"
+    if pid is None and (folder / "started.json").exists():
+        raise LabError(f"the process that ran {run_id} is gone", hint="lab doctor")
     if pid is None:
-        raise LabError(f"{run_id} is neither queued nor running", hint="lab status")
+        receipts.write_atomic(folder / "cancelled.json", json.dumps({"time": receipts.now()}))
+        return "withdrawn; it was in no queue, and had not started"
+    receipts.write_atomic(folder / "stop.json", json.dumps({"time": receipts.now()}))  # however it ends now, it is not run again
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGCONT)  # pueue may have paused it
     deadline = time.monotonic() + wait_seconds

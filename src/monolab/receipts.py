@@ -2,9 +2,8 @@
 
 import json
 import os
-import secrets
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from monolab.errors import LabError
 from monolab.paths import Lab
 
 STATUSES = ("ok", "crash", "oom", "timeout", "killed", "interrupted", "invalid")
+SANDBOXED = "require-sandbox"  # the flag of a request that may not run without isolation; its replicates and retries carry it too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class Request:
     code_sha: str
     args: tuple[str, ...]  # for train.py
     flags: tuple[str, ...]
-    queued: str  # UTC, ISO 8601
+    queued: str  # UTC, ISO 8601; of a retry, when the run was first asked for
+    retry_of: str = ""  # the run that this one repeats because it ended for no reason of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Receipt(Request):
     checkpoint_sha: str
     hardware: str
     isolation: str
+    memory_limit: str = ""  # what kept host memory within the limit of program.md, "" where nothing did
     log_tail: str
     prev: str  # sha256 of the row before
 
@@ -71,8 +73,18 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def open_marks(lab: Lab) -> Path:
+    """A folder with an empty file for every run that this machine has not finished with: nobody has to look through 100,000 folders to find them."""
+    return lab.runs / ".open"
+
+
+def mark_open(lab: Lab, run_id: str) -> None:
+    open_marks(lab).mkdir(parents=True, exist_ok=True)
+    (open_marks(lab) / run_id).touch()
+
+
 def new_id(idea: str, seed: int) -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{idea}-s{seed}-{secrets.token_hex(2)}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{idea}-s{seed}-{os.urandom(2).hex()}"
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -97,6 +109,8 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_request(lab: Lab, request: Request) -> None:
+    """Write down what is asked of a run. From here on the lab has something to finish: see `backlog.opened`."""
+    mark_open(lab, request.run_id)
     write_atomic(lab.run(request.run_id) / "request.json", json.dumps(asdict(request), indent=1))
 
 
@@ -112,8 +126,9 @@ def _read(path: Path, kind: type[Request]) -> Request:
     try:
         values = json.loads(path.read_text())
         names = {field.name for field in fields(kind)}
-        if values.keys() != names:
-            raise ValueError(f"its fields differ: {', '.join(sorted(values.keys() ^ names))}")
+        needed = {field.name for field in fields(kind) if field.default is MISSING}  # a later version's field has a default for older files
+        if not needed <= values.keys() <= names:
+            raise ValueError(f"its fields differ: {', '.join(sorted((values.keys() - names) | (needed - values.keys())))}")
     except (ValueError, AttributeError) as error:
         raise LabError(
             f"{path} is damaged: {error}", hint=f"git checkout -- {path.name} if it is committed, else move its folder away and queue the run again"

@@ -137,6 +137,16 @@ def again(lab: Lab, receipt: Receipt, *, insist: bool = False) -> Request | None
     return request
 
 
+def due(lab: Lab, receipt: Receipt) -> bool:
+    """Whether a run is to be taken again and that was not asked for yet: until then its arm is not judged. One by hand, without a daemon, is not."""
+    why = cause(receipt)
+    if not why or (lab.run(receipt.run_id) / "stop.json").exists() or ("at-start" in receipt.flags and not pueue.answers()):
+        return False
+    if attempts(lab, receipt)[why] > getattr(problems.load(lab).retries_at(receipt.stage), why):
+        return False
+    return _open(lab, receipt)[0] is not None
+
+
 def by_hand(lab: Lab, receipt: Receipt | None, run_id: str) -> Request:
     """Queue a run once more because the user says so. Raises LabError where its end was a result, or a retry is there already."""
     if receipt is None:

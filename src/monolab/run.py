@@ -1,77 +1,66 @@
 """One run: preflight, device lock, a checkout of the snapshot, train, the frozen scorer, receipt, row."""
 
 import json
-import math
-import os
 import shutil
 import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 
-import psutil
 from loguru import logger
 
-from monolab import backlog, conditions, dataset, device, guard, receipts, results, sandbox, settle, snapshot, supervise
+from monolab import (
+    backlog,
+    conditions,
+    copied,
+    dataset,
+    device,
+    disk,
+    doctor,
+    guard,
+    phases,
+    receipts,
+    results,
+    retries,
+    sandbox,
+    snapshot,
+    supervise,
+    suspicion,
+    validity,
+    verdicts,
+)
 from monolab import problem as problems
 from monolab.errors import LabError
-from monolab.paths import Lab
+from monolab.paths import BASELINE, Lab
 from monolab.problem import Problem
 from monolab.receipts import Receipt, Request, now
-from monolab.supervise import Limits, Outcome
 
-REFUSED = 3  # the scorer's exit code for a candidate that breaks the rules
 TAIL = 4000  # characters of a failed run's log in its receipt
-FACTS = ("eval_sha", "data_sha", "env_sha", "hardware", "isolation")
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_HOME")
 
 
 def preflight(lab: Lab, problem: Problem, request: Request) -> list[str]:
     """What must hold before a run may start. Returns flags for its receipt; raises LabError naming the fix."""
     problem.stage(request.stage)
-    if problem.require_sandbox and sandbox.probe().kind == "none":
-        raise LabError(f"program.md requires a sandbox, and there is none: {sandbox.probe().reason}", hint="apt install bubblewrap")
+    if problem.require_sandbox:
+        sandbox.require("program.md requires")
+    if receipts.SANDBOXED in request.flags:
+        sandbox.require(f"{request.idea} is asked for with --require-sandbox, which requires")
     wrong, flags = guard.run_start(lab, problem, request.commit)
     if wrong:
         raise LabError("; ".join(wrong), hint="git checkout -- FILE, or META_MODE=1 and a commit if you are the human and mean it")
-    dataset.data_sha(lab)
-    results.load(lab)
+    copied.refuse(lab, dataset.data_sha(lab), request.code_sha)
     results.require_whole(lab)
-    free = shutil.disk_usage(lab.runs if lab.runs.exists() else lab.root).free / 2**30
-    if free < problem.disk_gb:
-        raise LabError(
-            f"{free:.2f} GiB free on the disk of {lab.runs}, a run needs {problem.disk_gb:g}",
-            hint="free some space; 6_runs/*/checkpoint may be removed",
-        )
+    if _free(lab) < problem.disk_gb and lab.runs.exists():
+        disk.keep_within(lab, problem)
+    if (free := _free(lab)) < problem.disk_gb:
+        raise LabError(f"{free:.2f} GiB free on the disk of {lab.runs}, a run needs {problem.disk_gb:g}", hint="free some space on that disk")
     return flags
 
 
-def sweep(lab: Lab) -> list[Receipt]:
-    """Give every run whose process is gone (killed with -9, a reboot) its row, with the status `interrupted`.
-
-    Called by every command that starts something. Their checkpoints and logs stay where they are.
-    """
-    swept = []
-    for path in sorted(lab.runs.glob("*/started.json")):
-        folder = path.parent
-        if backlog.over(lab, folder.name) or backlog.alive(lab, folder.name) is not None:
-            continue
-        mine = folder / "swept.json"
-        try:
-            path.rename(mine)  # one of several that sweep at once gets it
-        except FileNotFoundError:
-            continue
-        told, log = json.loads(mine.read_text()), folder / "train.log"
-        tail = log.read_text(errors="replace")[-TAIL:] if log.exists() else ""
-        measured = {"status": "interrupted", "reason": "the process that ran it is gone, without having written a receipt", "log_tail": tail}
-        request = receipts.request(lab, folder.name)
-        swept.append(_finish(lab, problems.load(lab), request, told["time"], 0.0, {name: told[name] for name in FACTS} | measured, []))
-        logger.warning(f"{request.run_id}: interrupted; queue it again if you want its number")
-    return swept
+def _free(lab: Lab) -> float:
+    """GiB on the disk of the runs."""
+    return shutil.disk_usage(lab.runs if lab.runs.exists() else lab.root).free / 2**30
 
 
 class Stopped(Exception):
@@ -104,15 +93,24 @@ def _stops() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def execute(lab: Lab, request: Request) -> Receipt:
-    """Carry out a request, settle what it completes, and return its receipt, whatever the candidate does.
+def execute(lab: Lab, request: Request, claimed: Callable[[], None] = lambda: None) -> Receipt:
+    """Carry out a request, settle what it completes, and return its receipt, whatever the candidate does. Calls `claimed` once nobody else can.
 
     Raises LabError, having written neither receipt nor row, when the run may not start; the reason is then kept in
     the run's folder as `refused.json`.
     """
-    sweep(lab)
+    with backlog.claim(lab, request.run_id) as mine:
+        if not mine:
+            raise LabError(f"{request.run_id} is being carried out by another process", hint=f"lab follow {request.run_id}")
+        claimed()
+        return _carry_out(lab, request)
+
+
+def _carry_out(lab: Lab, request: Request) -> Receipt:
     if receipts.receipt(lab, request.run_id) is not None:
         raise LabError(f"{request.run_id} is finished already", hint=f"lab queue {request.idea}, for a new run")
+    if (lab.run(request.run_id) / "cancelled.json").exists():
+        raise LabError(f"{request.run_id} was cancelled", hint=f"lab queue {request.idea}, for a new run")
     folder = lab.run(request.run_id)
     try:
         problem = problems.load(lab)
@@ -123,16 +121,18 @@ def execute(lab: Lab, request: Request) -> Receipt:
         with _stops() as disarm:
             _tell(folder / "waiting.json")
             with device.lock(machine, logger.info, run=request.run_id, lab=str(lab.root)) as held:
+                doctor.quick(lab, queue=False)  # whoever had the device may have been killed
                 flags = preflight(lab, problem, request)  # again: it may have waited for hours
                 receipt = _locked(lab, problem, request, machine, held, flags, disarm)
-            settle.settle(lab, request.run_id)
+            doctor.follow_up(lab, request.run_id)
+            disk.keep_within(lab, problem)
             return receipt
     except (LabError, Stopped) as error:
         if not (folder / "receipt.json").exists():
             told = {"time": now()} | ({"what": error.what, "hint": error.hint} if isinstance(error, LabError) else {})
             receipts.write_atomic(folder / ("refused.json" if isinstance(error, LabError) else "cancelled.json"), json.dumps(told))
         try:
-            settle.settle(lab, request.run_id)  # it may have been the last one that its experiment waited for
+            doctor.follow_up(lab, request.run_id)  # it may have been the last one that its experiment waited for
         except LabError as other:
             logger.error(f"settling failed: {other}")
         if isinstance(error, Stopped):
@@ -144,8 +144,7 @@ def execute(lab: Lab, request: Request) -> Receipt:
 
 def _tell(path: Path, **more) -> None:
     """Say which process this is, so that others can tell whether it is still there."""
-    me = psutil.Process()
-    receipts.write_atomic(path, json.dumps({"time": now(), "pid": me.pid, "created": me.create_time()} | more))
+    receipts.write_atomic(path, json.dumps({"time": now()} | backlog.this_process() | more))
 
 
 def _locked(lab: Lab, problem: Problem, request: Request, machine: device.Device, held: int, flags: list[str], disarm: Callable[[], None]) -> Receipt:
@@ -163,211 +162,109 @@ def _locked(lab: Lab, problem: Problem, request: Request, machine: device.Device
     _tell(folder / "started.json", **facts)
     try:
         snapshot.export(lab, request.code_sha, folder / "code")
-        measured = _measure(lab, problem, request, machine, held)
+        measured = _measure(lab, problem, request, machine, held, facts)
+        if dataset.data_sha(lab) != facts["data_sha"]:
+            raise LabError("the data was replaced while it ran", hint="lab data")
         disarm()
     except Stopped:
         measured = {"status": "killed", "reason": "stopped by a signal"}
+    except LabError as error:  # a full disk, say: nothing that the candidate did
+        measured = {"status": "interrupted", "reason": f"the lab could not carry it out: {error.what}"}
     disarm()
     for scratch in ("code", "scorer", "scratch"):
         shutil.rmtree(folder / scratch, ignore_errors=True)
-    receipt = _finish(lab, problem, request, started, round(time.monotonic() - clock, 2), facts | measured, flags)
+    if twin := _others(request, lambda: verdicts.twin(lab, request, facts | measured), None):
+        measured["new_flags"] = (*measured.get("new_flags", ()), f"{verdicts.REPEATS}:{twin.seed}")
+        what = f"{request.run_id} (seed {request.seed}) gave what {twin.run_id} (seed {twin.seed}) gave, to the last digit"
+        logger.warning(f"{what}: train.py ignores its --seed, and the two count as one measurement")
+    receipt = results.conclude(lab, problem, request, started, round(time.monotonic() - clock, 2), facts | measured, flags)
     told = f"{problem.metric} {receipt.value:g}" if receipt.value is not None else receipt.reason
     logger.info(f"{request.run_id}: {receipt.status}, {told} ({receipt.seconds:.1f} s)")
     return receipt
 
 
-def _finish(lab: Lab, problem: Problem, request: Request, started: str, seconds: float, measured: dict, flags: list[str]) -> Receipt:
-    """Receipt and row of a run. What was not measured stays empty, never 0."""
-    empty = {"value": None, "metrics": {}, "reason": "", "train_seconds": 0.0, "score_seconds": 0.0}
-    empty |= {"peak_gb": None, "params": None, "checkpoint_sha": "", "log_tail": ""}
-    values = empty | measured
-    values["flags"] = (*request.flags, *flags, *values.pop("new_flags", ()))
-
-    def complete(prev: str) -> Receipt:
-        return Receipt(**asdict(request) | values, metric=problem.metric, started=started, finished=now(), seconds=seconds, prev=prev)
-
-    receipt = results.finish(lab, complete)
-    (lab.run(request.run_id) / "started.json").unlink(missing_ok=True)
-    return receipt
+def _others(request: Request, ask: Callable, otherwise):
+    """What other runs say, or `otherwise` where the records were damaged a moment ago: what is measured must not be lost for that."""
+    try:
+        return ask()
+    except LabError as error:
+        logger.warning(f"{request.run_id} is not held against other runs: {error.what}")
+        return otherwise
 
 
-def _measure(lab: Lab, problem: Problem, request: Request, machine: device.Device, held: int) -> dict:
+def _measure(lab: Lab, problem: Problem, request: Request, machine: device.Device, held: int, facts: dict) -> dict:
     """Train, then score. Returns the receipt's measured fields; a failure becomes data here and nowhere else."""
+    folder, rule = lab.run(request.run_id), problem.validity
+    watches = {"train": validity.Watch(machine, folder / "checkpoint" / "progress.json")}
+    tells = _others(request, lambda: validity.tells(lab, results.view(lab).of(BASELINE, request.stage)), False)
+    measured = _trained(lab, problem, request, machine, held, watches["train"], tells)
+    paces = _others(
+        request, lambda: validity.peers(lab, results.view(lab).of(request.idea, request.stage), request, facts["env_sha"], facts["hardware"]), []
+    )
+    timed = validity.timed(rule, machine.kind, "train")
+    found = {"train": validity.judge(watches["train"].facts, rule, timed=timed, ended=measured["status"], peers=paces)}
+    if measured["status"] == "ok" and not found["train"].contaminated:
+        watches["score"] = validity.Watch(machine)
+        measured |= _scored(lab, problem, request, machine, held, watches["score"])
+        best = _others(request, lambda: suspicion.best_so_far(lab, problem, request.stage), None)
+        looked = suspicion.investigate(lab, problem, request, machine, held, measured["value"], best) if measured["status"] == "ok" else None
+        if looked and looked.leak:
+            measured |= {"status": "invalid", "reason": suspicion.reason(looked, problem.metric), "value": None, "metrics": {}}
+        elif looked:
+            measured["new_flags"] = (*measured["new_flags"], looked.flag)
+        timed = validity.timed(rule, machine.kind, "score")
+        found["score"] = validity.judge(watches["score"].facts, rule, timed=timed, ended=measured["status"])
+    validity.write(lab, request.run_id, watches, found, paces)
+    flags = {flag: None for one in found.values() for flag in one.flags}
+    if spoiled := [f"{one.contaminated} (while it was to {name})" for name, one in found.items() if one.contaminated]:
+        flags |= {retries.CONTAMINATED: None}
+        measured |= {"status": "invalid", "reason": f"contaminated: {spoiled[-1]}", "value": None, "metrics": {}}
+    elif measured["status"] in ("crash", "oom"):
+        last = list(watches.values())[-1].facts
+        step = watches["train"].facts.step
+        name = retries.recognise(measured["log_tail"], gpu=machine.kind == "gpu", seconds=last.seconds, step=step, foreign_memory=last.lacked_memory)
+        flags |= {retries.TRANSIENT + name: None} if name else {}
+    return measured | {"new_flags": (*measured["new_flags"], *flags)}
+
+
+def _trained(lab: Lab, problem: Problem, request: Request, machine: device.Device, held: int, watch: validity.Watch, tells: bool) -> dict:
     folder = lab.run(request.run_id)
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     limit = problem.stage(request.stage).seconds(machine.kind)
-    trained = train(lab, folder, machine, problem, request.stage, request.seed, request.args, held)
+    trained = phases.train(lab, folder, machine, problem, request.stage, request.seed, request.args, held, watch, tells)
+    watch.close()
     measured = {
         "status": trained.status,
         "train_seconds": round(trained.seconds, 2),
         "peak_gb": round(trained.peak_gb, 3),
+        "memory_limit": trained.memory_limit,
+        "log_tail": trained.tail[-TAIL:],
         "new_flags": tuple(
             flag for flag, raised in ((f"left-behind:{trained.left_behind}", trained.left_behind), ("log-cut", trained.log_truncated)) if raised
         ),
     }
     if trained.status != "ok":
-        return measured | {"reason": _why(trained, "train.py", limit, problem.memory_gb), "log_tail": trained.tail[-TAIL:]}
+        return measured | {"reason": phases.why(trained, "train.py", limit, problem.memory_gb)}
     if strange := next((path for path in checkpoint.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())), None):
-        why = f"the checkpoint holds {strange.name}, which is a link or no file: what it leads to was not trained here"
-        return measured | {"status": "invalid", "reason": why, "log_tail": trained.tail[-TAIL:]}
-    files = trained_files(checkpoint)
+        told = f"the checkpoint holds {strange.name}, which is a link or no file: what it leads to was not trained here"
+        return measured | {"status": "invalid", "reason": told}
+    files = phases.trained_files(checkpoint)
     if not files:
-        return measured | {"status": "crash", "reason": "train.py ended without writing a checkpoint", "log_tail": trained.tail[-TAIL:]}
-    measured["checkpoint_sha"] = conditions.files_sha(checkpoint, files)
+        return measured | {"status": "crash", "reason": "train.py ended without writing a checkpoint"}
+    return measured | {"checkpoint_sha": conditions.files_sha(checkpoint, files)}
 
-    scored, metrics = score(lab, folder, machine, problem, request.stage, held)
-    measured["score_seconds"] = round(scored.seconds, 2)
-    if scored.status == "crash" and scored.returncode == REFUSED:
-        return measured | {"status": "invalid", "reason": f"refused by the scorer: {_last_line(scored.tail)}", "log_tail": scored.tail[-TAIL:]}
+
+def _scored(lab: Lab, problem: Problem, request: Request, machine: device.Device, held: int, watch: validity.Watch) -> dict:
+    scored, metrics = phases.score(lab, lab.run(request.run_id), machine, problem, request.stage, held, watch=watch)
+    watch.close()
+    measured = {"status": scored.status, "score_seconds": round(scored.seconds, 2), "log_tail": scored.tail[-TAIL:]}
+    if scored.status == "crash" and scored.returncode == phases.REFUSED:
+        return measured | {"status": "invalid", "reason": f"refused by the scorer: {phases.last_line(scored.tail)}"}
     if scored.status != "ok":
-        return measured | {
-            "status": scored.status,
-            "reason": _why(scored, "the scorer", problem.score_seconds, problem.memory_gb),
-            "log_tail": scored.tail[-TAIL:],
-        }
+        return measured | {"reason": phases.why(scored, "the scorer", problem.score_seconds, problem.memory_gb)}
     if isinstance(metrics, str):
-        return measured | {"status": "invalid", "reason": metrics, "log_tail": scored.tail[-TAIL:]}
+        return measured | {"status": "invalid", "reason": metrics}
     params = metrics.get("params")
-    return measured | {"value": metrics[problem.metric], "metrics": metrics, "params": None if params is None else int(params), "reason": ""}
-
-
-def trained_files(checkpoint: Path) -> list[Path]:
-    """What `checkpoint_sha` is over: every file but what train.py says of its progress."""
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "progress.json")
-
-
-def train(
-    lab: Lab, folder: Path, machine: device.Device, problem: Problem, stage: str, seed: int, args: tuple[str, ...], held: int | None = None
-) -> Outcome:
-    """Run the candidate's train.py in `folder/code`, which leaves its model in `folder/checkpoint`; isolated where this machine can."""
-    data, scratch = lab.data / "train", folder / "scratch" / "train"
-    env = child_env(scratch, machine, stage)
-    command = [sys.executable, "train.py", "--stage", stage, "--seed", str(seed), "--data", str(data), "--out", str(folder / "checkpoint"), *args]
-    # A short path for temporary files: the sockets of a data loader's workers lie there, and a socket's path has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as temporary:
-        return supervise.run(
-            sandbox.command(
-                command,
-                cwd=folder / "code",
-                read_only=[folder / "code", data],
-                writable=[scratch, Path(temporary), folder / "checkpoint"],
-                hidden=_hidden(lab),
-                gpu=machine.kind == "gpu",
-            ),
-            cwd=folder / "code",
-            env=env | {"TMPDIR": temporary},
-            log=folder / "train.log",
-            limits=_limits(problem, machine, problem.stage(stage).seconds(machine.kind)),
-            echo=sys.stdout.buffer,
-            keep_fds=() if held is None else (held,),
-            gpu=machine.index,
-        )
-
-
-def _hidden(lab: Lab) -> list[Path]:
-    """What no candidate may see, whatever it needs."""
-    return [lab.root, lab.data / "val", lab.data / "test", Path.home()]
-
-
-def score(
-    lab: Lab, folder: Path, machine: device.Device, problem: Problem, stage: str, held: int | None = None, *, split: str = "val"
-) -> tuple[Outcome, dict | str]:
-    """Run the scorer in `folder/scorer` on `folder/checkpoint` and a split of the data; returns its outcome and the metrics, or why they are not usable.
-
-    The scorer sees the held-out data. A process of the candidate that it starts must not: LAB_SANDBOX holds the words to start it with.
-    """
-    out, code, checkpoint = folder / "metrics.json", folder / "code", folder / "checkpoint"
-    served = sandbox.command([], cwd=code, read_only=[code, checkpoint], hidden=_hidden(lab), gpu=machine.kind == "gpu")
-    outcome = supervise.run(
-        [sys.executable, "eval.py", str(checkpoint), str(lab.data / split), str(out), str(code)],
-        cwd=folder / "scorer",
-        env=child_env(folder / "scratch" / "score", machine, stage) | {"LAB_SANDBOX": json.dumps(served)},
-        log=folder / "score.log",
-        limits=_limits(problem, machine, problem.score_seconds),
-        echo=sys.stdout.buffer,
-        keep_fds=() if held is None else (held,),
-        gpu=machine.index,
-    )
-    return outcome, _metrics(out, problem.metric) if outcome.status == "ok" else ""
-
-
-def _metrics(path: Path, metric: str) -> dict | str:
-    try:
-        metrics = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        return f"the scorer wrote no readable numbers: {error}"
-    if not isinstance(metrics, dict):
-        return "the scorer wrote no flat JSON object"
-    for name, value in metrics.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"the scorer's {name} is {value!r}, not a finite number"
-    return metrics if metric in metrics else f"the scorer wrote no {metric}"
-
-
-def _limits(problem: Problem, machine: device.Device, seconds: float) -> Limits:
-    memory = problem.memory_gb if machine.kind == "cpu" else None
-    return Limits(seconds=seconds, grace_seconds=problem.grace_seconds, memory_gb=memory, log_mb=problem.log_mb)
-
-
-def _why(outcome: Outcome, who: str, seconds: float, memory_gb: float) -> str:
-    if outcome.status == "timeout":
-        return f"{who} was still running after {seconds:g} s"
-    if outcome.status == "oom":
-        return f"{who} ran out of memory (peak {outcome.peak_gb:.2f} GiB, limit {memory_gb:g})"
-    if outcome.status == "killed":
-        return f"{who} was stopped by a signal to the run"
-    number = -outcome.returncode if outcome.returncode < 0 else outcome.returncode - 128  # a sandbox reports a signal as a shell does
-    ended = f"was ended by {signal.Signals(number).name}" if number in set(signal.Signals) else f"ended with exit code {outcome.returncode}"
-    return f"{who} {ended}: {_last_line(outcome.tail)}"
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[-1].split())[:300] if lines else "(no output)"
-
-
-def child_env(scratch: Path, machine: device.Device, stage: str) -> dict[str, str]:
-    """The whole environment of a child: nothing of the user's but the way to the programs and the device."""
-    for folder in (scratch / "home", scratch / "tmp"):
-        folder.mkdir(parents=True, exist_ok=True)
-    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    env |= {
-        "HOME": str(scratch / "home"),
-        "TMPDIR": str(scratch / "tmp"),
-        "LAB_STAGE": stage,
-        "LAB_DEVICE": "cpu" if machine.kind == "cpu" else "cuda",
-        "CUDA_VISIBLE_DEVICES": "" if machine.kind == "cpu" else machine.uid,  # no other device than the locked one
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONHASHSEED": "0",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
-    # Two default OpenMP threads are slower than one on a shared machine, and their sums differ from run to run.
-    return env | ({"OMP_NUM_THREADS": "1"} if machine.kind == "cpu" else {})
-
-
-def smoke(lab: Lab, tree: Path, args: tuple[str, ...]) -> dict:
-    """Train a few steps and score them, on the CPU, with every check on and without a row. Returns the metrics.
-
-    Raises LabError, with the end of the log, when anything fails.
-    """
-    problem = problems.load(lab)
-    snap = snapshot.take(tree)
-    dataset.data_sha(lab)
-    machine = replace(device.detect(), kind="cpu", name="cpu", index=None)
-    with tempfile.TemporaryDirectory(prefix="lab-smoke-") as temp:
-        folder = Path(temp)
-        (folder / "checkpoint").mkdir()
-        snapshot.export(lab, snap.code_sha, folder / "code")
-        conditions.export_scorer(lab, problem, folder / "scorer")
-        limit = problem.stage("smoke").seconds("cpu")
-        outcome = train(lab, folder, machine, problem, "smoke", 0, args)
-        if outcome.status != "ok":
-            raise LabError(f"smoke failed: {_why(outcome, 'train.py', limit, problem.memory_gb)}", hint="the log is above")
-        outcome, metrics = score(lab, folder, machine, problem, "smoke")
-        if outcome.status != "ok":
-            raise LabError(f"smoke failed: {_why(outcome, 'the scorer', problem.score_seconds, problem.memory_gb)}", hint="the log is above")
-        if isinstance(metrics, str):
-            raise LabError(f"smoke failed: {metrics}", hint="the log is above")
-    return metrics
+    values = {"value": metrics[problem.metric], "metrics": metrics, "params": None if params is None else int(params), "reason": ""}
+    return measured | values | {"log_tail": ""}

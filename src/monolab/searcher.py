@@ -6,6 +6,7 @@ and what came of it, is read from the idea files (`parts` in the front matter) a
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import yaml
 from loguru import logger
 
-from monolab import backlog, ideas, lineage, overview, pool, queue, receipts, settle, smoke
+from monolab import backlog, ideas, lineage, overview, pool, queue, receipts, results, settle, smoke
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.lineage import Tree
@@ -87,7 +88,7 @@ def propose(
     parts: Space,
     choices: Choices,
     tried: set[tuple],
-    seen: Mapping[tuple[str, str], Sequence[float]],
+    seen: Mapping[tuple[str, str, str], Sequence[float]],
     sign: int,
     spread: float,
     noise: float,
@@ -95,7 +96,7 @@ def propose(
 ) -> Step | None:
     """The change of one part that looks best in a draw from what is believed of each (Thompson 1933); None when all around `choices` were tried.
 
-    `tried`: combinations, as `key`. `seen`: effects measured when an option took a part over, candidate minus parent. `sign`: +1 where higher is better.
+    `tried`: combinations, as `key`. `seen`: effects by (part, from, to), measured where nothing else was changed, candidate minus parent. `sign`: +1 where higher is better.
     """
     best: tuple[float, Step] | None = None
     for part, options in parts.items():
@@ -103,7 +104,7 @@ def propose(
         for name, option in options.items():
             if name == choices[part] or key(choices | {part: name}) in tried:
                 continue
-            mean, sd = believed(option.effect - base, spread, seen.get((part, name), ()), noise)
+            mean, sd = believed(option.effect - base, spread, seen.get((part, choices[part], name), ()), noise)
             drawn = sign * rng.gauss(mean, sd)
             if best is None or drawn > best[0]:
                 best = (drawn, Step(part, name, mean))
@@ -139,17 +140,23 @@ def known(lab: Lab, parts: Space) -> dict[str, Choices]:
     return found
 
 
-def effects(tree: Tree, chosen: dict[str, Choices]) -> dict[tuple[str, str], list[float]]:
-    """What was measured each time one option took a part over: candidate minus parent, where both differ in that part alone."""
-    found: dict[tuple[str, str], list[float]] = {}
+def effects(tree: Tree, chosen: dict[str, Choices]) -> dict[tuple[str, str, str], list[float]]:
+    """What was measured each time one option of a part took another's place, both ways: candidate minus parent, where nothing else differs."""
+    found: dict[tuple[str, str, str], list[float]] = {}
     for one in tree.candidates:
         above = tree.by_key.get(one.parent)
         if above is None or one.effect is None or one.idea not in chosen or above.idea not in chosen:
             continue
         differs = [part for part, option in chosen[one.idea].items() if chosen[above.idea][part] != option]
         if len(differs) == 1:
-            found.setdefault((differs[0], chosen[one.idea][differs[0]]), []).append(one.effect)
+            saw(found, differs[0], chosen[above.idea][differs[0]], chosen[one.idea][differs[0]], one.effect)
     return found
+
+
+def saw(seen: dict[tuple[str, str, str], list[float]], part: str, old: str, new: str, effect: float) -> None:
+    """Remember an effect, and its reverse for the way back."""
+    seen.setdefault((part, old, new), []).append(effect)
+    seen.setdefault((part, new, old), []).append(-effect)
 
 
 def search(lab: Lab, count: int, *, policy: str | None = None, seed: int = 0, stage: str = "explore") -> Iterator[str]:
@@ -175,17 +182,41 @@ def search(lab: Lab, count: int, *, policy: str | None = None, seed: int = 0, st
         floor = overview.floor_of(lab, stage) or problem.smallest_effect
         step = propose(parts, chosen[parent], tried, effects(tree, chosen), problem.sign, SURPRISE * problem.smallest_effect, 2**0.5 * floor, rng)
         slug = write(lab, parts, chosen[parent], parent, step, pick.why)
-        tree_path = queue.worktree(lab, slug)
-        (tree_path / "train.py").write_text(_ask(lab, "render", json.dumps(chosen[parent] | {step.part: step.option})))
-        commit(tree_path, f"exp({slug}): {parts[step.part][step.option].what}")
         try:
-            smoke.look(lab, tree_path)
-        except LabError as error:
-            logger.warning(f"{slug} is not queued: {error.what}")
-            continue
-        queue.enqueue(lab, slug, None, stage, [0], [])
-        yield slug
+            checked = prepare(lab, slug, parts, chosen[parent], step)
+            if checked:
+                queue.enqueue(lab, slug, None, stage, [0], [])
+        except BaseException:  # killed, or refused by disk or data: what was not asked was not tried
+            discard(lab, slug)
+            raise
+        if checked:
+            yield slug
     wait(lab, 0)
+
+
+def prepare(lab: Lab, slug: str, parts: Space, choices: Choices, step: Step) -> bool:
+    """The idea's worktree with its code, committed; whether it holds what probe.py asks."""
+    tree = queue.worktree(lab, slug)
+    (tree / "train.py").write_text(_ask(lab, "render", json.dumps(choices | {step.part: step.option})))
+    commit(tree, f"exp({slug}): {parts[step.part][step.option].what}")
+    try:
+        smoke.look(lab, tree)
+    except LabError as error:
+        logger.warning(f"{slug} is not queued: {error.what}")
+        return False
+    return True
+
+
+def discard(lab: Lab, slug: str) -> None:
+    """Take back the idea file, worktree and branch of an experiment that was never asked."""
+    import git
+
+    repo = git.Repo(lab.root)
+    if lab.worktree(slug).exists():
+        repo.git.worktree("remove", "--force", str(lab.worktree(slug)))
+    if f"exp/{slug}" in {head.name for head in repo.heads}:
+        repo.git.branch("-D", f"exp/{slug}")
+    ideas.slugs(lab)[slug].unlink()
 
 
 def sizes_of(problem: problems.Problem) -> pool.Sizes:
@@ -211,17 +242,22 @@ def wait(lab: Lab, most: int) -> None:
 
 def write(lab: Lab, parts: Space, choices: Choices, parent: str, step: Step, why: str) -> str:
     """The idea file of a step; its slug."""
+    with results.locked(lab):  # two searches must not take the same number
+        return _write(lab, parts, choices, parent, step, why)
+
+
+def _write(lab: Lab, parts: Space, choices: Choices, parent: str, step: Step, why: str) -> str:
     option, problem = parts[step.part][step.option], problems.load(lab)
     taken, number = ideas.slugs(lab), 1
     while any(slug.startswith(f"s{number:03}-") for slug in taken):
         number += 1
-    slug = f"s{number:03}-{step.part}-{step.option}"[:48].rstrip("-")
+    slug = re.sub(r"[^a-z0-9-]+", "-", f"s{number:03}-{step.part}-{step.option}".lower())[:48].rstrip("-")
     least = problem.smallest_effect
     predicted = step.expected if abs(step.expected) >= least else problem.sign * least
     front = {
         "question": f"Does it help that {option.what}?",
         "hypothesis": f"With {step.part} {step.option} instead of {choices[step.part]}: {option.why or 'it is what main has, and the change away from it is undone'}.",
-        "predicted_effect": round(predicted, 4),
+        "predicted_effect": float(f"{predicted:.3g}"),
         "credence": option.credence or 0.4,
         "kill_rule": "the gate drops it",
         "parent": parent,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from monolab import backlog, conditions, device, gate, journal, problem, pueue, receipts, report, results, verdicts
+from monolab import backlog, conditions, device, gate, journal, problem, pueue, receipts, report, results, retries, verdicts
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
 from monolab.receipts import Receipt
@@ -20,6 +20,8 @@ def unsettled(lab: Lab, rows: Rows, past: Looks) -> list[Receipt]:
     for row in rows.to_settle(still_open):
         if row.run_id not in void or row.run_id in still_open:
             receipt = receipts.receipt(lab, row.run_id)
+            if receipt is None:  # `lab doctor` names it; the others do not wait for it
+                continue
             newest[receipt.idea, receipt.stage, receipt.code_sha, receipt.args, verdicts.control_round(receipt)] = receipt
     return list(newest.values())
 
@@ -38,11 +40,16 @@ def settle(lab: Lab, without: str = "") -> list[Verdict]:
         _tell(lab, past)
         open_arms = unsettled(lab, rows, past)
         still = backlog.to_come(lab, without) if open_arms else []
+        again = (
+            [one for one in (receipts.receipt(lab, run_id) for run_id in backlog.opened(lab)) if one and retries.due(lab, one)] if open_arms else []
+        )
         for receipt in open_arms:
             own = (receipt.idea, receipt.stage, receipt.code_sha, receipt.args)
             if any(all(part in (None, mine) for part, mine in zip(run, own, strict=True)) for run in still):
                 continue
             if _waits_for(still, receipt.stage, BASELINE, receipt.parent_idea):
+                continue
+            if any((one.idea, one.stage, one.code_sha, one.args) == own for one in again):  # a run of it is about to be taken again
                 continue
             try:
                 verdict = verdicts.judge(lab, subject, rows, receipt.idea, receipt.stage, receipt)

@@ -4,11 +4,12 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from monolab import keys
 from monolab.errors import LabError
 from monolab.paths import NOT_CODE, RECORDS, Lab
 
@@ -16,6 +17,7 @@ REF = "refs/lab/runs/"
 CODE = "refs/lab/code/"  # a tree is part of no commit of ours: a snapshot's also holds the lab's own files
 FETCH = f"git fetch origin '{REF}*:{REF}*'"  # a clone has branches only
 UNTRACKED_MB = 50.0  # untracked files above this are data, not code
+KEY_MB = 1.0  # a file above this is not searched for keys
 LINKS = 40  # that are followed one after the other, as Linux does
 
 
@@ -49,12 +51,13 @@ def take(tree: Path) -> Snapshot:
 
     The commit is the same for the same files on the same HEAD, so replicates share it. Raises LabError when the
     repository has no commit yet, or the tree holds what a snapshot cannot: a repository inside of it, a link out of the
-    snapshot, a file that git was told not to look at, untracked files too large to be code.
+    snapshot, a file that git was told not to look at, untracked files too large to be code, a key: what goes into git stays there.
     """
     with _repo(tree) as repo:
         if not repo.head.is_valid():
             raise LabError(f"{tree} has no commit yet", hint="git add -A && git commit -m 'Start the lab'")
         _refuse_what_git_does_not_see(repo, tree)
+        _refuse_keys(repo, tree)
         head = repo.head.commit
         with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
             index = Path(scratch, "index")
@@ -109,6 +112,29 @@ def _refuse_what_git_does_not_see(repo, tree: Path) -> None:
             f"{size / 2**20:.0f} MB of untracked files in {tree} would go into the snapshot (limit {UNTRACKED_MB:.0f} MB)",
             hint="name them in .gitignore",
         )
+
+
+def _refuse_keys(repo, tree: Path) -> None:
+    """LabError for what would bring a key into git for good: a new file with the name or the content of one, a key in an added line."""
+
+    def listed(command: Callable[..., str], *options: str) -> list[str]:
+        return [name for name in command(*options, "-z").split("\0")[:-1] if not _is_record(name)]
+
+    new = listed(repo.git.ls_files, "-o", "--exclude-standard") + listed(repo.git.diff, "HEAD", "--name-only", "--no-renames", "--diff-filter=A")
+    for name in new + listed(repo.git.diff, "HEAD", "--name-only", "--no-renames", "--diff-filter=MT"):
+        path = tree / name
+        if path.is_symlink() or not path.is_file():
+            continue
+        if name in new and keys.is_file(name):
+            raise LabError(f"{name} is named as files of keys are: a snapshot would keep it in git for good", hint=f"name {name} in .gitignore")
+        try:
+            text = path.read_text(errors="replace") if path.stat().st_size <= KEY_MB * 2**20 else ""
+        except OSError:  # git will say so
+            continue
+        if name not in new and keys.in_text(text):  # what HEAD has is in git already
+            text = "\n".join(line[1:] for line in repo.git.diff("HEAD", "-U0", "--no-ext-diff", "--", name).splitlines() if line[:1] == "+")
+        if key := keys.in_text(text):
+            raise LabError(f"{name} holds a key ({key}): a snapshot would keep it in git for good", hint=f"take it out, or name {name} in .gitignore")
 
 
 def _is_record(name: str) -> bool:
@@ -211,6 +237,12 @@ def changed(lab: Lab, old: str, new: str) -> str:
     """The diff of the code between two commits, without the lab's own files. Raises LabError when one is not there."""
     with _repo(lab.root, FETCH) as repo:
         return repo.git.diff(old, new, "--", ".", *(f":(exclude){path}" for path in NOT_CODE))
+
+
+def text(lab: Lab, commit: str, path: str) -> str:
+    """A file as a commit has it. Raises LabError when it is not there."""
+    with _repo(lab.root, FETCH) as repo:
+        return repo.git.show(f"{commit}:{path}")
 
 
 def lines(lab: Lab, old: str, new: str) -> tuple[int, int]:

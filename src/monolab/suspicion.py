@@ -39,10 +39,10 @@ class Investigation:
 
 def best_so_far(lab: Lab, problem: Problem, stage: str) -> float | None:
     """The best mean that holds at a stage: of the baseline, and of what the gate kept. None while the baseline was not measured."""
-    values = [row.value for row in results.view(lab).of(BASELINE, stage) if row.value is not None]
-    if not values:
+    base = verdicts.arm(lab, results.view(lab), BASELINE, stage)
+    if base is None or not base.values:
         return None
-    known = [sum(values) / len(values)]
+    known = [sum(base.values.values()) / len(base.values)]
     known += [one.mean for one in verdicts.by_arm(verdicts.records(lab)) if one.stage == stage and one.kept and one.mean is not None]
     return problem.sign * max(problem.sign * value for value in known)
 
@@ -52,9 +52,10 @@ def gain(problem: Problem, value: float, best: float | None) -> float:
     return problem.sign * (value - best) / abs(best) if best else 0.0
 
 
-def investigate(lab: Lab, problem: Problem, request: Request, machine: device.Device, held: int, value: float) -> Investigation | None:
-    """None for a plausible number. Otherwise what was found, also kept as `investigation.json` in the run's folder."""
-    best = best_so_far(lab, problem, request.stage)
+def investigate(
+    lab: Lab, problem: Problem, request: Request, machine: device.Device, held: int, value: float, best: float | None
+) -> Investigation | None:
+    """None for a number that is plausible beside the `best`. Otherwise what was found, also kept as `investigation.json` in the run's folder."""
     better = gain(problem, value, best)
     if not problem.implausible or better <= problem.implausible or request.idea == BASELINE:
         return None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from monolab import backlog, ideas, queue, receipts, results, verdicts
+from monolab import backlog, gate, ideas, queue, receipts, results, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
@@ -83,7 +83,9 @@ def trials(lab: Lab, code: str, stage: str, fields: dict[str, Range]) -> list[tu
     for row in results.load(lab):
         if row.idea == slug_of(code) and row.stage == stage:
             receipt = receipts.receipt(lab, row.run_id)
-            if "replicate" not in receipt.flags and (settings := settings_of(receipt, fields)) is not None:
+            if receipt is None or "replicate" in receipt.flags or (row.value is None and row.status not in gate.FAILED):
+                continue  # a run that the lab takes again, or that somebody stopped, says nothing of its settings
+            if (settings := settings_of(receipt, fields)) is not None:
                 found.append((settings, row.value))
     return found
 

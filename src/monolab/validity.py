@@ -141,6 +141,8 @@ def peers(lab: Lab, rows: Iterable[Row], request: Request, env_sha: str, hardwar
             continue
         receipt = receipts.receipt(lab, row.run_id)
         looked += 1
+        if receipt is None:  # `lab doctor` names it
+            continue
         same = (receipt.code_sha, receipt.args, receipt.env_sha, receipt.hardware) == (request.code_sha, request.args, env_sha, hardware)
         if same and (pace := _pace_of(lab, row.run_id)) is not None:
             found.append(pace)

@@ -169,6 +169,7 @@ class Verdict:
     runs: tuple[str, ...]
     against_runs: tuple[str, ...]
     gate: Gate
+    error: float | None = None  # standard error of the effect; None from before it was recorded, and where there is no effect
 
     @property
     def kept(self) -> bool:
@@ -374,12 +375,13 @@ def identical(one: Receipt, other: Receipt) -> bool:
     """Whether two measured runs gave the same checkpoint, byte for byte, or the same number to the last digit.
 
     A checkpoint's number may differ by what is round-off from one scoring to the next. By the number alone not where it is a share (a ratio of whole
-    numbers below 100,000, as an accuracy is): two of those can be the same by chance, while an arbitrary number lies that near to one with a chance
-    of less than one in a million.
+    numbers below 100,000, as an accuracy is) or was rounded to nine places or fewer: two of those can be the same by chance, while an arbitrary
+    number lies that near to one with a chance of less than one in a million.
     """
     if one.checkpoint_sha and one.checkpoint_sha == other.checkpoint_sha:
         return math.isclose(one.value, other.value, rel_tol=1e-6)
-    return one.value == other.value and float(Fraction(one.value).limit_denominator(99_999)) != one.value
+    rounded = round(one.value, 9) == one.value
+    return one.value == other.value and not rounded and float(Fraction(one.value).limit_denominator(99_999)) != one.value
 
 
 def twin(lab: Lab, request: Request, measured: dict) -> Receipt | None:
@@ -584,6 +586,7 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
         runs=mine.runs,
         against_runs=against.runs,
         gate=gate,
+        error=compared.sd / len(compared.seeds) ** 0.5 if compared.seeds else None,
     )
 
 

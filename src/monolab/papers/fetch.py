@@ -337,7 +337,7 @@ def _from_page(answer: web.Answer, interval: float) -> _Source:
 
 
 def _free_slug(lab: Lab, paper: Paper) -> str:
-    """`yang-2023-gated-linear-attention`; with a number where another paper has that name."""
+    """`yang-2023-gated`; with a number where another paper has that name."""
     words = [word for word in re.findall(r"[a-z0-9]+", record.plain(paper.title)) if word not in STOP_WORDS]
     author = re.sub(r"[^a-z0-9]", "", paper.first_author)
     slug = "-".join(part for part in (author, str(paper.year or ""), *words[:4]) if part)[:80].strip("-")

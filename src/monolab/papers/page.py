@@ -31,6 +31,8 @@ PAYWALL = re.compile(
     r"sign in|log ?in|subscribe|purchase|buy (?:this )?article|institution(?:al)? access|get access|captcha|are you a robot|verify you are human",
     re.IGNORECASE,
 )
+# The private characters mark places below; control characters, those without width and changes of direction could hide text from who reads it.
+HIDDEN = re.compile("[\ue000\ue001\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
 SHORTEST = 1500  # letters: less is a page about a paper, or a conversion that ended early
 
 
@@ -85,11 +87,16 @@ def closed(html: bytes) -> bool:
 
 
 def _soup(html: bytes):
+    """The page without what is hidden: taken out of its source, where it may split a tag, and once more where entities (`&#x202E;`) stood for it."""
     from bs4 import BeautifulSoup
 
-    # the private characters mark places below; control characters and changes of direction could hide text from who reads it
-    text = re.sub("[\ue000\ue001\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]", "", html.decode("utf-8", "replace"))
-    return BeautifulSoup(text, "html.parser")
+    soup = BeautifulSoup(HIDDEN.sub("", html.decode("utf-8", "replace")), "html.parser")
+    for one in soup.find_all(string=HIDDEN.search):
+        one.replace_with(type(one)(HIDDEN.sub("", one)))
+    for element in soup.find_all(True):
+        for name, value in element.attrs.items():
+            element.attrs[name] = [HIDDEN.sub("", word) for word in value] if isinstance(value, list) else HIDDEN.sub("", value)
+    return soup
 
 
 def _given_first(name: str) -> str:

@@ -42,7 +42,7 @@ def find(query: str, *, names: tuple[str, ...] = (), limit: int = 10, span: Year
     source, a limit outside of 1 to 100, and where none of the sources answered.
     """
     if not query.strip():
-        raise LabError("search for what?", hint='lab papers search "linear attention"')
+        raise LabError("search for what?", hint='lab papers search "state decay"')
     if not 1 <= limit <= 100:
         raise LabError(f"--limit {limit}: from 1 to 100", hint="--limit 20")
     known = discover(lab_folder)

@@ -1,0 +1,160 @@
+"""Coding agents that nobody here wrote, headless, without a key, against a scripted model: what the lab tells them, and what it refuses.
+
+LAB_CLIENTS names a folder with their programs (`just test-clients` makes one). One that is absent is skipped.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, commit, git
+from scripted import Model, serve
+from test_lab import LAB, call
+
+from monolab import hooks
+from monolab.paths import Lab
+
+FOLDER = os.environ.get("LAB_CLIENTS", "")  # now: no test sees variables of the lab
+FROZEN = "eval.py is FROZEN"
+
+
+def client(name: str) -> str:
+    found = shutil.which(name, path=FOLDER) if FOLDER else None
+    if found is None:
+        pytest.skip(f"{name} is not in LAB_CLIENTS: just test-clients")
+    return found
+
+
+@pytest.fixture
+def lab(lab_repo) -> Lab:
+    """A tiny lab with data, a baseline, the hooks and skills of every client, and the program that the hooks call."""
+    lab = lab_repo()
+    call(lab.root, "data")
+    call(lab.root, "eval", "baseline")
+    for name in (".claude", ".codex", ".agents", ".opencode", "AGENTS.md", "CLAUDE.md"):
+        subprocess.run(["cp", "-a", REPOSITORY / name, lab.root / name], check=True)
+    (lab.root / ".venv" / "bin").mkdir(parents=True)
+    (lab.root / ".venv" / "bin" / "lab").symlink_to(LAB)
+    commit(lab.root)
+    return lab
+
+
+def headless(lab: Lab, home: Path, command: list[str], **env: str) -> subprocess.CompletedProcess:
+    home.mkdir(exist_ok=True)
+    keep = {
+        name: os.environ[name] for name in os.environ if name in ("PATH", "LANG", "TERM") or name.startswith(("GIT_", "LAB_", "PUEUE_", "PYTHON"))
+    }
+    keep |= {"HOME": str(home), "LAB_AGENT": "scripted"} | env
+    done = subprocess.run(command, cwd=lab.root, env=keep, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def claude(lab: Lab, model: Model, prompt: str, *more: str) -> dict:
+    command = [client("claude"), "-p", prompt, "--output-format", "json", "--permission-mode", "acceptEdits", "--allowedTools", "Bash", *more]
+    quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_MAX_RETRIES": "0"}
+    home = lab.root.parent / "home"
+    found = json.loads(headless(lab, home, command, ANTHROPIC_BASE_URL=model.url, ANTHROPIC_API_KEY="none", **quiet).stdout)
+    assert not found["is_error"], found
+    return found
+
+
+def codex(lab: Lab, model: Model, prompt: str) -> list[dict]:
+    program, home = client("codex"), lab.root.parent / "home"
+    (home / ".codex").mkdir(parents=True, exist_ok=True)
+    (home / ".codex" / "config.toml").write_text(f"""model = "gpt-5-codex"
+model_provider = "scripted"
+[model_providers.scripted]
+name = "scripted"
+base_url = "{model.url}/v1"
+wire_api = "responses"
+request_max_retries = 0
+stream_max_retries = 0
+[projects."{lab.root}"]
+trust_level = "trusted"
+""")
+    options = ["--json", "--dangerously-bypass-hook-trust", "--dangerously-bypass-approvals-and-sandbox"]
+    return [json.loads(line) for line in headless(lab, home, [program, "exec", *options, prompt]).stdout.splitlines() if line.startswith("{")]
+
+
+def opencode(lab: Lab, model: Model, prompt: str) -> str:
+    program, home = client("opencode"), lab.root.parent / "home"
+    provider = {"npm": "@ai-sdk/openai-compatible", "options": {"baseURL": f"{model.url}/v1", "apiKey": "none"}, "models": {"m": {"name": "m"}}}
+    (lab.root / "opencode.json").write_text(json.dumps({"provider": {"scripted": provider}, "model": "scripted/m", "small_model": "scripted/m"}))
+    return headless(lab, home, [program, "run", "--format", "json", prompt], npm_config_fetch_retries="0").stdout
+
+
+def text(body: dict | list) -> str:
+    return json.dumps(body, ensure_ascii=False)
+
+
+def test_claude_code(lab):
+    before = (lab.root / "eval.py").read_text()
+    (lab.runs / hooks.AUTOPILOT).touch()
+    write = {"tool": "Write", "input": {"file_path": str(lab.root / "eval.py"), "content": "x"}}
+    sed = {"tool": "Bash", "input": {"command": "sed -i s/score/cheat/ eval.py", "description": "edit"}}
+    read = {"tool": "Read", "input": {"file_path": str(lab.root / "eval.py")}}
+    with serve(read, write, sed, {"text": "I stop."}, {"text": "Now I stop."}) as model:
+        found = claude(lab, model, "Improve the score.")
+        first, *_, fourth, fifth = (text(body) for body in model.asked)
+    assert len(model.asked) == 5  # the stop was answered once
+    assert "IDEATE: 2 of 30 ideas" in first and "program.md" in first
+    assert [name for name in ("ml-debug", "ideate", "external-review") if name not in first] == []
+    assert fourth.count(FROZEN) == 2 and (lab.root / "eval.py").read_text() == before
+    assert "Autopilot is on" in fifth and "Autopilot is on" not in fourth
+    assert found["num_turns"] and found["usage"]["output_tokens"] and "total_cost_usd" in found
+
+
+def test_claude_codes_compaction_keeps_the_position(lab):
+    call(lab.root, "next")
+    with serve() as model:
+        claude(lab, model, "Hello.")
+        for prompt in ("Go on.", "Go on!", "/compact", "And now?"):
+            claude(lab, model, prompt, "--continue")
+        *_, compacting, after = (text(body["messages"]) for body in model.asked)
+    assert "Additional Instructions:\\nKeep the position in the search" in compacting and "had named baseline to build on" in compacting
+    assert "stood    `lab next`" in after and "And now?" in after and "Go on!" not in after
+
+
+def test_claude_code_asks_the_lab_by_mcp(lab):
+    servers = json.dumps({"mcpServers": {"lab": {"command": LAB, "args": ["mcp"]}}})
+    with serve({"tool": "mcp__lab__status", "input": {}}) as model:
+        claude(lab, model, "How does it stand?", "--mcp-config", servers, "--allowedTools", "mcp__lab__status")
+        assert '\\"metric\\":\\"score\\"' in text(model.asked[1]["messages"][-1]).replace(" ", "")
+
+
+def test_claude_codes_skills_run_by_name(lab):
+    with serve({"text": "Read."}) as model:
+        claude(lab, model, "/ml-debug the loss is NaN")
+        assert "set_detect_anomaly" in text(model.asked[0])
+
+
+def test_codex(lab):
+    before = (lab.root / "eval.py").read_text()
+    (lab.runs / hooks.AUTOPILOT).touch()
+    patch = "*** Begin Patch\n*** Update File: eval.py\n@@\n-import json\n+import os\n*** End Patch"
+    calls = [{"tool": "exec_command", "input": {"cmd": cmd}} for cmd in (f"apply_patch <<'EOF'\n{patch}\nEOF", "sed -i s/score/cheat/ eval.py")]
+    with serve(*calls, {"text": "I stop."}, {"text": "Now I stop."}) as model:
+        events = codex(lab, model, "Improve the score.")
+        asked = [text(body) for body in model.asked]
+    assert (lab.root / "eval.py").read_text() == before, asked[-1][-3000:]
+    assert "IDEATE: 2 of 30 ideas" in asked[0] and "ml-debug" in asked[0]
+    assert asked[2].count(FROZEN) == 2
+    assert "Autopilot is on" in asked[3]
+    assert any("usage" in event for event in events)
+
+
+def test_opencode(lab):
+    before = (lab.root / "eval.py").read_text()
+    write = {"tool": "write", "input": {"filePath": str(lab.root / "eval.py"), "content": "x"}}
+    sed = {"tool": "bash", "input": {"command": "sed -i s/score/cheat/ eval.py", "description": "edit"}}
+    with serve(write, sed) as model:
+        opencode(lab, model, "Improve the score.")
+        asked = [text(body) for body in model.asked]
+    assert (lab.root / "eval.py").read_text() == before
+    assert "IDEATE: 2 of 30 ideas" in asked[0] and "ml-debug" in asked[0]
+    assert asked[2].count(FROZEN) == 2
+    assert git(lab.root, "status", "--porcelain", "--", ".opencode") == ""
