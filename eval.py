@@ -30,7 +30,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 BYTES, BOS = 256, 0
 ANSWER_SECONDS = 240.0  # one process may take this long for all that it is asked
@@ -119,27 +118,14 @@ def ask_prefixes(code: Path, checkpoint: Path, windows: np.ndarray) -> dict[int,
     return answers
 
 
-def spent_by(candidate: subprocess.Popen) -> float:
-    """Processor seconds of the candidate's process and all that it started, so far: what else runs here takes none of them, unlike of the clock's."""
-    total, tree = 0.0, psutil.Process(candidate.pid)
-    for process in (tree, *tree.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):
-            total += sum(process.cpu_times()[:4])  # user and system, its own and that of children which have ended
-    return total
-
-
-def growth(candidate: subprocess.Popen, text: np.ndarray, device: str) -> float:
-    """How many times longer LONG bytes take than SHORT ones, by as many SHORT ones as make LONG; the best of three each, in turn.
-
-    In processor time on a CPU (it is counted in hundredths of a second, which a single SHORT answer would be too short for), by the clock on a GPU.
-    """
+def growth(candidate: subprocess.Popen, text: np.ndarray) -> float:
+    """How many times longer LONG bytes take than SHORT ones, by as many SHORT ones as make LONG, which a busy machine slows alike; best of three."""
     times = {SHORT: [], LONG: []}
     for length in (SHORT, LONG) * 3:
-        clock = time.perf_counter if device == "cuda" else lambda: spent_by(candidate)
-        started = clock()
+        started = time.perf_counter()
         for _ in range(LONG // length):
             ask(candidate, np.resize(text, (1, length)))
-        times[length].append(clock() - started)
+        times[length].append(time.perf_counter() - started)
     return LONG / SHORT * min(times[LONG]) / min(times[SHORT])
 
 
@@ -191,7 +177,7 @@ def score(checkpoint: Path, data: Path, code: Path, stage: str, device: str) -> 
         # Some windows again, whole but in other company: what differs now does not come from the future.
         company = apart(ask(candidate, windows[again]), np.stack([kept[number] for number in again]))
         if stage == "smoke":
-            grown = growth(candidate, windows.ravel(), device)
+            grown = growth(candidate, windows.ravel())
     most_distance, most_gain = TOLERANCE[device]
     if company > most_distance:
         raise Refused(f"answers depend on the batch or on earlier requests: total variation distance {company:.3g}, allowed {most_distance:g}")

@@ -9,10 +9,40 @@ lab := quote(justfile_directory() / "just") + " --in-env lab"
 default:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
 
+# Find, fetch and read papers: search "QUERY" | fetch ID | list | tldr | introduction | results | references ID | bib
+[group('think'), no-cd]
+papers *args:
+    @exec {{ lab }} papers "$@"
+
+# Write, check, criticise and rate ideas; what was tried near one: new | list | show | check | near TEXT | critique | rate | revived
+[group('think'), no-cd]
+idea *args:
+    @exec {{ lab }} idea "$@"
+
+# What papers say that fits a run or a symptom, with the source of every line: for RUN | "SYMPTOM", read PAPER, check
+[group('think'), no-cd]
+cognition *args:
+    @exec {{ lab }} cognition "$@"
+
+# Hold an argument map to itself and to the saved papers: check FILE
+[group('think'), no-cd]
+argmap *args:
+    @exec {{ lab }} argmap "$@"
+
+# Fence what comes on stdin as data, for another agent to read: ["LABEL"]
+[group('think'), no-cd]
+fence *args:
+    @exec {{ lab }} fence "$@"
+
 # Try this worktree's code in under a minute: shapes, causality, a few steps
 [group('experiment'), no-cd]
 smoke *args:
     @exec {{ lab }} smoke "$@"
+
+# Pack what failed last in an idea's code, for a repair: SLUG
+[group('experiment'), no-cd]
+debug *args:
+    @exec {{ lab }} debug "$@"
 
 # Train and score one run, now: [SLUG] [--seed N] [--stage S] [--label L] [--field value]
 [group('experiment'), no-cd]
@@ -38,6 +68,31 @@ queue *args:
 [group('experiment'), no-cd]
 replicate *args:
     @exec {{ lab }} replicate "$@"
+
+# Run a request again that ended for no reason of the candidate's (interrupted, contaminated, no device): RUN
+[group('experiment'), no-cd]
+retry *args:
+    @exec {{ lab }} retry "$@"
+
+# What to build on next, with all an author needs for it: [--policy NAME] [--json]
+[group('experiment'), no-cd]
+next *args:
+    @exec {{ lab }} next "$@"
+
+# Let the embedded searcher make and queue experiments from space.py, without any model: [--n 10] [--policy NAME]
+[group('experiment'), no-cd]
+search *args:
+    @exec {{ lab }} search "$@"
+
+# Queue settings that Optuna proposes within train.py's RANGES, after all ideas: [CODE] [--n 1] [--show]
+[group('experiment'), no-cd]
+tune *args:
+    @exec {{ lab }} tune "$@"
+
+# Measure what was kept at explore again, longer and larger, on fresh seeds: [SLUG ...] [--list-only]
+[group('experiment'), no-cd]
+promote *args:
+    @exec {{ lab }} promote "$@"
 
 # Test the lab on itself: the baseline as if it were an idea, and patches known to harm: [--rounds 1]
 [group('experiment'), no-cd]
@@ -79,7 +134,7 @@ verdict *args:
 calibration *args:
     @exec {{ lab }} calibration "$@"
 
-# Compare an idea in another metric, or at some seeds only; marked as exploratory: SLUG --metric NAME [--seeds 0 2]
+# An idea against what was expected and against its relatives: SLUG; with --metric NAME [--seeds 0 2], another metric, marked as exploratory
 [group('watch'), no-cd]
 analyse *args:
     @exec {{ lab }} analyse "$@"
@@ -89,10 +144,25 @@ analyse *args:
 best *args:
     @exec {{ lab }} best "$@"
 
+# Tell a person what happens here, as .alerts.yaml says: test | list | ask "TEXT" | check
+[group('watch'), no-cd]
+alert *args:
+    @exec {{ lab }} alert "$@"
+
 # Draw the effects against the noise band
 [group('watch'), no-cd]
 plot *args:
     @exec {{ lab }} plot "$@"
+
+# Everything that was tried, as a tree: tree [--html FILE] [--png FILE] | show NAME | diff A B
+[group('watch'), no-cd]
+lineage *args:
+    @exec {{ lab }} lineage "$@"
+
+# What the whole search amounts to: [--out PNG] [--tree NAME]
+[group('watch'), no-cd]
+analysis *args:
+    @exec {{ lab }} analysis "$@"
 
 # End a run, or take it out of the queue: RUN
 [group('steer'), no-cd]
@@ -119,6 +189,11 @@ init *args:
 check *args:
     @exec {{ lab }} check "$@"
 
+# Bring records, queue and git back into agreement after a kill, a reboot, a deleted file; names what it cannot repair
+[group('lab'), no-cd]
+doctor *args:
+    @exec {{ lab }} doctor "$@"
+
 # Prepare the data and record its hash
 [group('lab'), no-cd]
 data *args:
@@ -143,5 +218,10 @@ reproduce *args:
 [group('lab'), no-cd]
 rebuild *args:
     @exec {{ lab }} rebuild "$@"
+
+# Serve the lab to a coding agent by the Model Context Protocol, over stdin and stdout
+[group('lab'), no-cd]
+mcp *args:
+    @exec {{ lab }} mcp "$@"
 
 import? 'dev.just'

@@ -2,9 +2,10 @@
 
     python probe.py CODE OUT [--base DIR] [train.py's options]     # `just smoke` does it, with main's own train.py as the base
 
-CODE/train.py is imported and its Model built as the smoke stage has it. One whose train.py has no `parse` and `Model` cannot be looked into:
-then the scorer's own checks (eval.py), which ask the serving process, are all there is, and OUT says so. The exit code is 0 also when a check
-fails; OUT is a JSON list of {"check", "ok", "where", "what"}, `ok` null where there was nothing to check.
+CODE/train.py is imported and its Model built as the smoke stage has it. One whose train.py has no `parse` and `Model`, or a Model that takes
+other arguments, cannot be looked into: then the scorer's own checks (eval.py), which ask the serving process, are all there is, and OUT says so.
+The exit code is 0 also when a check fails; OUT is a JSON list of {"check", "ok", "where", "what"}, `ok` null where there was nothing to check, or
+where what was seen may be a fault or may be meant.
 """
 
 import ast
@@ -28,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 LENGTHS = (1, 7, 63, 64, 65, 130)  # about a chunk's length too, where padding goes wrong
 CLOSE = 2e-4  # of log-probabilities in fp32, the same question asked in another batch or length
-ORACLE = 1e-8  # largest error in fp64 against the recurrence
+ORACLE, ORACLE_32 = 1e-8, 1e-4  # largest error against the recurrence, of a function that gives fp64, and of one that gives less
+TEXTS = 4  # that a gradient may take to reach a parameter
 SHORT, LONG = 256, 2048  # bytes of text between which the cost may grow
 GROWTH = 1.25  # as a power of the length: linear cost is 1, quadratic 2
 CAPS = {"parameters": 2.0, "FLOPs": 2.0}  # times the base's: a gain by size alone is no finding
@@ -42,45 +44,131 @@ class Broken(Exception):
         self.where, self.what = where, what
 
 
+class Unsure(Exception):
+    """What was seen is no proof of a fault, or cannot be seen: where, and what is to be said of it."""
+
+    def __init__(self, where: str, what: str):
+        super().__init__(f"{where}: {what}")
+        self.where, self.what = where, what
+
+
+def quoted(tree: ast.AST, lines: list[str]) -> Callable[[int, int], bool]:
+    """Does a place (line and column from 1) lie in a string? The axes of `Float[Tensor, "h"]` are no names. What an f-string computes is none."""
+    pieces = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    spans = [
+        ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in pieces
+    ]
+
+    def inside(line: int, column: int) -> bool:
+        place = (line, len(lines[line - 1][: column - 1].encode()))  # ast counts bytes
+        return any(start <= place < end for start, end in spans)
+
+    return inside
+
+
+def unconditional(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that nothing stands around which could make do without them; what lies in a function is seen when it runs."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif not isinstance(node, ast.Try | ast.TryStar | ast.If | ast.With | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from unconditional(node)
+
+
 def static(code: Path) -> None:
     """Syntax, names that are not defined, and imports that are not installed, by line. Raises Broken."""
     path = code / "train.py"
     try:
-        tree = ast.parse(path.read_text())
-    except (OSError, SyntaxError) as error:
+        source = path.read_text()
+        tree = ast.parse(source)
+    except (OSError, ValueError, SyntaxError) as error:
         raise Broken(f"train.py:{getattr(error, 'lineno', None) or 1}", str(error)) from error
-    ruff = ["ruff", "check", "--isolated", "--no-cache", "--select", "F821,F811,F823,E9", "--output-format", "json", str(path)]
+    ruff = ["ruff", "check", "--isolated", "--no-cache", "--select", "F821,F823,E9", "--output-format", "json", str(path)]
     done = subprocess.run([sys.executable, "-m", *ruff], capture_output=True, text=True)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"ruff: {done.stderr}")
+    inside = quoted(tree, source.split("\n"))
     for found in json.loads(done.stdout or "[]"):
-        raise Broken(f"train.py:{found['location']['row']}", found["message"])
-    for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+        row, column = found["location"]["row"], found["location"]["column"]
+        if found["code"] != "F821" or not inside(row, column):
+            raise Broken(f"train.py:{row}", found["message"])
+    for node in unconditional(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
         for name in filter(None, names):
             top = name.split(".")[0]
             if not (code / top).exists() and not (code / f"{top}.py").exists() and importlib.util.find_spec(top) is None:
                 raise Broken(f"train.py:{node.lineno}", f"{top} is not installed, and is no file of the candidate")
 
 
+def origin(module) -> Path | None:
+    """The file of a module, or the folder of a package that has none."""
+    where = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    return Path(where).resolve() if where else None
+
+
+def forget(code: Path, known: set[str]) -> None:
+    """Drop CODE from where modules are looked for, with what was imported from it and is not `known`: another folder may have a module of that name."""
+    sys.path[:] = [entry for entry in sys.path if entry != str(code)]
+    for name in sys.modules.keys() - known - {"candidate", "base"}:
+        where = origin(sys.modules[name])
+        if where and where.is_relative_to(code.resolve()) and "site-packages" not in where.parts:
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
 def imported(code: Path, name: str):
-    """CODE/train.py as a module of its own."""
+    """CODE/train.py as a module of its own. CODE stays where modules are looked for: `__init__` and `forward` may import too."""
     sys.path.insert(0, str(code))
     spec = importlib.util.spec_from_file_location(name, code / "train.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    sys.path.remove(str(code))
     return module
 
 
+def takes(function: Callable, *args) -> bool:
+    """Can it be called with these arguments? Where its signature is not known: yes."""
+    try:
+        inspect.signature(function).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def logits(module, args, output) -> Tensor:
+    """A hook: of (logits, auxiliary loss, ...) the logits. Raises Unsure for what is neither."""
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(first, Tensor):
+        raise Unsure("the model", f"`forward` gives no tensor but {type(first).__name__}: only the scorer's checks are made")
+    return first
+
+
 def built(module, out: Path, options: list[str]) -> nn.Module:
-    config = module.parse(["--stage", "smoke", "--device", "cpu", "--out", str(out), *options])
+    """The model as the smoke stage has it, with noise on what is trained, and giving the logits alone. Raises Unsure where it takes other arguments."""
+    if not takes(module.parse, []):
+        raise Unsure("train.py", "`parse` takes other arguments than the list of options: only the scorer's checks are made")
+    try:
+        config = module.parse(["--stage", "smoke", "--device", "cpu", "--out", str(out), *options])
+    except SystemExit as error:
+        raise Unsure("train.py", "`parse` knows no --stage, --device or --out as it is called here: only the scorer's checks are made") from error
+    if not takes(module.Model, config):
+        raise Unsure("train.py", "`Model` takes more than what `parse` gives: only the scorer's checks are made")
     model = module.Model(config)
+    if not isinstance(model, nn.Module):
+        raise Unsure("train.py", "`Model` makes no torch module: only the scorer's checks are made")
+    if not takes(model.forward, text(1, 1)):
+        raise Unsure("train.py", "`Model.forward` takes more than tokens: only the scorer's checks are made")
+    model.register_forward_hook(logits)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight in model.parameters():  # what starts at zero would hide what stands behind it
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator) * max(float(weight.std()) if weight.numel() > 1 else 0.0, 0.05))
+        for weight in model.parameters():  # what starts at zero would hide what stands behind it; what is frozen may be a mask
+            if weight.requires_grad and weight.is_floating_point():
+                spread = max(float(weight.std()) if weight.numel() > 1 else 0.0, 0.05)
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator).to(weight.dtype) * spread)
     return model.eval()
 
 
@@ -138,6 +226,8 @@ def shapes(model: nn.Module, code: Path) -> None:
         for length in LENGTHS:
             try:
                 answer = log_probabilities(model, text(batch, length))
+            except Unsure:
+                raise
             except Exception as error:
                 lines = [frame for frame in traceback.extract_tb(error.__traceback__) if str(code) in frame.filename]
                 where = f"{Path(lines[-1].filename).name}:{lines[-1].lineno}" if lines else "the model"
@@ -228,16 +318,24 @@ def growth(model: nn.Module) -> str:
     return f"FLOPs as length^{flops:.2f}, memory as length^{memory:.2f}"
 
 
-def gradients(model: nn.Module, code: Path) -> None:
-    """Every parameter that is trained has a finite gradient."""
+def gradients(model: nn.Module) -> None:
+    """Every gradient is finite. Raises Unsure for parameters that none reaches: an expert may have got no token, a head may serve the loss alone."""
     model.zero_grad(set_to_none=True)
-    tokens = text(2, 96)
-    torch.nn.functional.cross_entropy(model(tokens)[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten().long()).backward()
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and weight.grad is None:
-            raise Broken(name, "no gradient reaches it: it is not used, and would be counted as a parameter")
-        if weight.grad is not None and not weight.grad.isfinite().all():
-            raise Broken(name, "its gradient is not finite")
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    for seed in range(TEXTS):
+        tokens = text(2, 96, seed)
+        loss = torch.nn.functional.cross_entropy(model(tokens)[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten().long())
+        if loss.requires_grad:
+            loss.backward()
+        for name, weight in trained.items():
+            if weight.grad is not None and not weight.grad.isfinite().all():
+                raise Broken(name, "its gradient is not finite")
+        missing = [name for name, weight in trained.items() if weight.grad is None]
+        if not missing:
+            return
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    what = "what is not used counts as parameters all the same; an expert without a token, or a head that only the loss has, looks like it"
+    raise Unsure(missing[0], f"no gradient reached it{more} in {TEXTS} texts: {what}")
 
 
 def recurrence(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor | None = None) -> Tensor:
@@ -252,27 +350,28 @@ def recurrence(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor | None =
     return torch.stack(out, 1)
 
 
-DECAYS = ("g", "decay", "log_decay")  # the logarithm of what a step leaves of the state
+DECAYS = ("g", "log_decay")  # the logarithm of what a step leaves of the state; `decay` may be the share itself
 
 
 def oracle(module) -> str | None:
-    """A function `delta_rule` or `gated_delta_rule` of q, k, v, beta, chunk (and g) agrees with the recurrence in fp64. Other arguments: another rule."""
+    """A function `delta_rule` or `gated_delta_rule` of q, k, v, beta, chunk (and g) agrees with the recurrence. Other arguments: another rule."""
     generator, checked = torch.Generator().manual_seed(0), []
     for name in ("delta_rule", "gated_delta_rule"):
         function = getattr(module, name, None)
         if function is None:
             continue
-        takes = set(inspect.signature(function).parameters)
-        decay = next((word for word in DECAYS if word in takes), None)
-        if takes - {decay} != {"q", "k", "v", "beta", "chunk"}:
+        words = set(inspect.signature(function).parameters)
+        decay = next((word for word in DECAYS if word in words), None)
+        if words - {decay} != {"q", "k", "v", "beta", "chunk"}:
             continue
         for length, chunk in ((1, 16), (37, 16), (64, 16), (65, 64)):
             q, k, v = (torch.randn(2, length, 3, 8, generator=generator, dtype=torch.float64) for _ in range(3))
             k = nn.functional.normalize(k, dim=-1)
             beta, g = (torch.rand(2, length, 3, generator=generator, dtype=torch.float64) for _ in range(2))
             gate = {decay: -g} if decay else {}
-            error = float((function(q=q, k=k, v=v, beta=beta, chunk=chunk, **gate) - recurrence(q, k, v, beta, *gate.values())).abs().max())
-            if not error < ORACLE:
+            given = function(q=q, k=k, v=v, beta=beta, chunk=chunk, **gate)
+            error = float((given - recurrence(q, k, v, beta, *gate.values())).abs().max())
+            if not error < (ORACLE if given.dtype == torch.float64 else ORACLE_32):
                 raise Broken(
                     name,
                     f"is {error:.2g} off the recurrence at length {length}, chunk {chunk}; if it is meant to be another rule, call it something else",
@@ -281,23 +380,40 @@ def oracle(module) -> str | None:
     return f"{', '.join(checked)} as the recurrence" if checked else None
 
 
-def caps(model: nn.Module, base: nn.Module | None) -> str | None:
+def sizes(model: nn.Module) -> dict[str, int]:
+    return {"parameters": sum(weight.numel() for weight in model.parameters()), "FLOPs": cost(model, SHORT)[0]["Global"]}
+
+
+def caps(model: nn.Module, code: Path, base: Path | None, scratch: Path, known: set[str]) -> str | None:
+    """At most CAPS times the size of BASE's model. Raises Unsure where that one cannot be built."""
     if base is None:
         return None
-    ratios = {}
-    for name, count in {
-        "parameters": lambda one: sum(p.numel() for p in one.parameters()),
-        "FLOPs": lambda one: cost(one, SHORT)[0]["Global"],
-    }.items():
-        mine, theirs = count(model), count(base)
-        ratios[name] = mine / theirs
-        if ratios[name] > CAPS[name]:
-            raise Broken("the model", f"{mine:,} {name}, {ratios[name]:.2f} times main's {theirs:,}; at most {CAPS[name]:g} times")
+    mine = sizes(model)  # before the base's modules take the place of the candidate's
+    forget(code, known)
+    try:
+        theirs = sizes(built(imported(base, "base"), scratch, []))
+    except Unsure:
+        raise
+    except Exception as error:
+        raise Unsure("train.py", f"main's own model cannot be built: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    ratios = {name: mine[name] / max(theirs[name], 1) for name in mine}
+    for name, most in CAPS.items():
+        if ratios[name] > most:
+            raise Broken("the model", f"{mine[name]:,} {name}, {ratios[name]:.2f} times main's {theirs[name]:,}; at most {most:g} times")
     return ", ".join(f"{name} x{ratio:.2f}" for name, ratio in ratios.items())
 
 
 def probe(code: Path, base: Path | None, options: list[str], scratch: Path) -> list[dict]:
     """All checks in order; after one that leaves nothing to go on with, no more."""
+    known = set(sys.modules)
+    try:
+        return checks(code, base, options, scratch, known)
+    finally:
+        for folder in filter(None, (code, base)):
+            forget(folder, known)
+
+
+def checks(code: Path, base: Path | None, options: list[str], scratch: Path, known: set[str]) -> list[dict]:
     found: list[dict] = []
 
     def check(name: str, function: Callable[[], str | None], empty: bool = False) -> bool:
@@ -305,6 +421,9 @@ def probe(code: Path, base: Path | None, options: list[str], scratch: Path) -> l
             said = function()
         except Broken as error:
             found.append({"check": name, "ok": False, "where": error.where, "what": error.what})
+            return False
+        except Unsure as error:
+            found.append({"check": name, "ok": None, "where": error.where, "what": error.what})
             return False
         except Exception as error:  # noqa: BLE001  whatever the candidate's code raises is a finding
             lines = [frame for frame in traceback.extract_tb(error.__traceback__) if str(code) in frame.filename]
@@ -331,16 +450,16 @@ def probe(code: Path, base: Path | None, options: list[str], scratch: Path) -> l
     check("causality", lambda: causality(model))
     check("batches", lambda: batches(model))
     check("lengths", lambda: lengths(model))
-    check("gradients", lambda: gradients(model, code))
+    check("gradients", lambda: gradients(model))
     check("growth", lambda: growth(model))
     check("oracle", lambda: oracle(module), empty=True)
-    check("caps", lambda: caps(model, built(imported(base, "base"), scratch, []) if base else None), empty=True)
+    check("caps", lambda: caps(model, code, base, scratch, known), empty=True)
     return found
 
 
 def main(argv: list[str]) -> None:
     code, out, options = Path(argv[0]).resolve(), Path(argv[1]), argv[2:]
-    base = Path(options[1]) if options[:1] == ["--base"] else None
+    base = Path(options[1]).resolve() if options[:1] == ["--base"] else None
     torch.set_num_threads(1)
     torch.manual_seed(0)
     found = probe(code, base, options[2:] if base else options, out.parent)

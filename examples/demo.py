@@ -41,6 +41,7 @@ daemon: {{}}
 class Demo:
     seeds: int = 3
     stage: str = "explore"
+    search: int = 0  # experiments that the embedded searcher makes afterwards, each about 40 s on one core and more where it looks good
 
 
 def lab(where: Path, *args: str, capture: bool = False) -> str:
@@ -120,6 +121,12 @@ def main(demo: Demo) -> None:
         lab(where, "best")
         lab(where, "calibration")
         lab(where, "plot", "--stage", demo.stage)
+        if demo.search:  # the same lab goes on by itself, without a model
+            lab(where, "search", "--n", str(demo.search), "--stage", demo.stage)
+            lab(where, "analysis", "--stage", demo.stage)
+            lab(where, "lineage", "tree", "--html", str(where / "9_reports" / "lineage.html"))
+            lab(where, "lineage", "tree")
+            lab(where, "best")
         lab(where, "status")
         print(f"\nEverything lies in {where}:")
         for name, what in (

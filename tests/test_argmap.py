@@ -61,6 +61,21 @@ def test_what_does_not_hold_is_named(lab, old, new, says):
 
 
 @pytest.mark.parametrize(
+    ("line", "text", "credence", "quote"),
+    [
+        ("The state S_{t-1} should fade. {credence: 0.7}", "The state S_{t-1} should fade.", 0.7, ""),
+        ("the state S_{t-1}", "the state S_{t-1}", None, ""),
+        ("all {x: x > 0} of them {credence: 0.2}", "all {x: x > 0} of them", 0.2, ""),
+        ("a {credence: 0.7, quote: 'S_{t-1} and {y: 1}', paper: gated}", "a", 0.7, "S_{t-1} and {y: 1}"),
+        ('{"credence": 0.7}', "", 0.7, ""),
+    ],
+)
+def test_braces_in_the_text_are_text(tmp_path, line, text, credence, quote):
+    claim = parsed(tmp_path, f"[A]: {line}\n").claims["A"]
+    assert (claim.text, claim.credence, claim.quote) == (text, credence, quote)
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "holds no claim"),
@@ -72,6 +87,9 @@ def test_what_does_not_hold_is_named(lab, old, new, says):
         ("[A]: a {credence: 0.5}\n[A]: {credence: 0.6}\n", "line 2: 'A' has the credence 0.5 elsewhere"),
         ("[A]: a {credence: [}\n", "line 1: what stands in braces is not YAML"),
         ("[A]: a {belief: 1}\n", "is not credence, quote"),
+        ("[A]: S_{t} {credence: 0.7, belief: 1}\n", "is not credence, quote"),
+        ("[A]: a {credence: 0.7\n", "line 1: what stands in braces is not YAML"),
+        ("[A]: a {credence: 0.7} b\n", "line 1: what stands in braces is not YAML"),
     ],
 )
 def test_a_line_that_is_none_is_named(tmp_path, text, says):

@@ -60,8 +60,7 @@ def fetch(what: str, /, *, refresh: bool = False, json: bool = False) -> None:
     for note in got.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{got.saved.path.relative_to(lab.root)}{'' if got.new else ' was saved before (--refresh fetches it again)'}")
-    said = "\n".join([f"{got.saved.paper.title} ({got.saved.extraction})", *(f"- {title}" for title in titles)])
-    print(fence.for_reader(said, "Title and sections"))
+    print(fence.for_reader(f"{got.saved.paper.title} ({got.saved.extraction})\nsections: {', '.join(titles)}", "What was read"))
 
 
 def list_(*, json: bool = False) -> None:

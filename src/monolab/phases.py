@@ -166,10 +166,14 @@ def child_env(scratch: Path, machine: device.Device, stage: str) -> dict[str, st
     return env | ({"OMP_NUM_THREADS": "1"} if machine.kind == "cpu" else {})
 
 
+class Unjudged(LabError):
+    """probe.py had no time, or was stopped: that says nothing of the code, which a busy machine makes slow too."""
+
+
 def probe(lab: Lab, folder: Path, machine: device.Device, problem: Problem, args: tuple[str, ...]) -> list[dict]:
     """Run the probe.py that main has committed on `folder/code`, sandboxed, with main's own code as the base. All its findings; none where there is no probe.py.
 
-    Raises LabError when probe.py itself fails.
+    Raises Unjudged when it does not end in time, and LabError when probe.py itself fails.
     """
     if not (lab.root / PROBE).is_file():
         return []
@@ -195,6 +199,8 @@ def probe(lab: Lab, folder: Path, machine: device.Device, problem: Problem, args
         limits=limits(problem, machine, limit),
         echo=sys.stdout.buffer,
     )
+    if outcome.status in ("timeout", "killed"):
+        raise Unjudged(why(outcome, PROBE, limit, problem.memory_gb), hint="once more, when the machine is less busy; or the code does not end")
     if outcome.status != "ok":
         raise LabError(why(outcome, PROBE, limit, problem.memory_gb), hint="the log is above")
     found = monitor.read(out)  # the candidate's code ran in that process: what lies there may be anything

@@ -50,6 +50,8 @@ def smoke(lab: Lab, tree: Path, args: tuple[str, ...]) -> dict:
                 )
             if isinstance(metrics, str):
                 raise LabError(f"smoke failed: {metrics}", hint="the log is above")
+    except phases.Unjudged:  # the machine's doing, and no round of repair
+        raise
     except LabError as error:
         _record(lab, tree, snap, args, error.what, tail)
         raise
@@ -65,6 +67,8 @@ def look(lab: Lab, tree: Path, args: tuple[str, ...] = ()) -> list[dict]:
         snapshot.export(lab, snap.code_sha, Path(temp) / "code")
         try:
             return _probed(lab, Path(temp), machine, args)
+        except phases.Unjudged:
+            raise
         except LabError as error:
             _record(lab, tree, snap, args, error.what, "")
             raise
@@ -75,7 +79,7 @@ def _probed(lab: Lab, folder: Path, machine: device.Device, args: tuple[str, ...
     try:
         found = phases.probe(lab, folder, machine, problems.load(lab), args)
     except LabError as error:
-        raise LabError(f"smoke failed: {error.what}", hint=error.hint) from error
+        raise type(error)(f"smoke failed: {error.what}", hint=error.hint) from error
     if wrong := [one for one in found if one["ok"] is False]:
         first, *rest = wrong
         more = f" (and {len(rest)} more: {', '.join(one['check'] for one in rest)})" if rest else ""
