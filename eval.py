@@ -38,8 +38,7 @@ np.seterr(all="ignore")  # every answer is looked at for what it holds
 PROBES = 512  # windows at most that are also asked for as a prefix
 WINDOWS = {"cpu": {"smoke": 64, "explore": 384, "verify": 2048}, "cuda": {"smoke": 64, "explore": 2048, "verify": 8192}}  # at most
 LENGTH, BATCH = {"cpu": 256, "cuda": 1024}, {"cpu": 16, "cuda": 32}  # bytes of a window, all of them scored; windows of a whole request
-# Two answers to one question may lie this far apart: round-off differs from batch to batch. Largest total variation distance of any two
-# distributions, and mean bits per byte by which answers may be better with the future at hand than without.
+# Two answers to one question may differ so much, by round-off: total variation distance at most, and mean bits per byte gained with the future at hand.
 TOLERANCE = {"cpu": (1e-3, 1e-3), "cuda": (1e-2, 3e-3)}
 SHORT, LONG, GROWTH = 1024, 8192, 16.0  # smoke: LONG bytes may take GROWTH times as long as SHORT; linear cost gives 8, quadratic up to 64
 

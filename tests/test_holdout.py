@@ -530,4 +530,4 @@ def test_nothing_that_judges_reads_the_looks():
                 readers.add(path.stem)
         if path.stem != "holdout":
             assert holdout.RECORD not in path.read_text()
-    assert readers <= {"cli", "status", "init", "audit"}
+    assert readers <= {"cli", "status", "init", "audit", "events"}

@@ -183,15 +183,15 @@ for step in range(1, 51):
 def test_what_is_put_in_the_place_of_the_progress_is_neither_followed_nor_waited_for(tmp_path):
     path = tmp_path / "progress.json"
     os.mkfifo(path)
-    assert monitor.read(path) is None
+    assert monitor.steps(monitor.read(path)) is None
     path.unlink()
     (tmp_path / "real").write_text('{"step": 1, "steps": 2}')
     path.symlink_to(tmp_path / "real")
-    assert monitor.read(path) is None
+    assert monitor.steps(monitor.read(path)) is None
     path.unlink()
     for text in ("", "[]", '{"step": 3, "steps": 2}', '{"step": "x", "steps": 2}', '{"step": 1}', "\x00" * 100_000, "1" * 5000):
         path.write_text(text)
-        assert monitor.read(path) is None
+        assert monitor.steps(monitor.read(path)) is None
     path.write_text('{"step": 1, "steps": 2}')
     assert monitor.steps(monitor.read(path)) == (1, 2)
 

@@ -2,8 +2,8 @@
 
     # Does the state need to forget?
 
-    [Decay helps]: A learned decay lowers val_bpb. {credence: 0.7}
-      + <Stale writes>: Without decay the state keeps what is no longer needed. {credence: 0.8, quote: "exact words", paper: gated-deltanet}
+    [Decay helps]: A learned decay lowers the metric. {credence: 0.7}
+      + <Stale writes>: Without decay the state keeps what is no longer needed. {credence: 0.8, quote: "exact words", paper: gated}
       - [Small states suffice]: {credence: 0.2}
       >< [Decay hurts]: {credence: 0.2}
       => [The state matters]: What the state holds limits the metric. {credence: 0.9}
