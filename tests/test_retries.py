@@ -37,6 +37,12 @@ def kill_runner(lab: Lab, run_id: str, wait_until) -> None:
     os.kill(json.loads((lab.run(run_id) / "started.json").read_text())["pid"], signal.SIGKILL)
     wait_until(lambda: backlog.alive(lab, run_id) is None)
 
+    def left() -> bool:
+        with backlog.claim(lab, run_id) as mine:
+            return mine
+
+    wait_until(left)  # its guard ends what is left of it first, and holds the claim until then
+
 
 def queued(lab: Lab, slug: str, wait: float, *args: str) -> str:
     tree = add_idea(lab, slug)
