@@ -64,6 +64,6 @@ def test_status_loads_nothing_heavy():
 
 
 def test_the_labs_programs_import_nothing_of_the_package():
-    programs = [ROOT / name for name in ("train.py", "eval.py", "data.py")] + list((ROOT / "examples").glob("*/*.py"))
+    programs = [ROOT / name for name in ("train.py", "eval.py", "data.py", "probe.py", "space.py")] + list((ROOT / "examples").glob("*/*.py"))
     assert len(programs) > 3
     assert [str(path) for path in programs if re.search(r"^\s*(import|from) monolab", path.read_text(), re.MULTILINE)] == []

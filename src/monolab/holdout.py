@@ -270,17 +270,12 @@ def _sealed_sha(lab: Lab) -> str:
     return sha("".join(f"{name}\0{file['sha256']}\n" for name, file in sorted(files.items()) if name.startswith("test/")))
 
 
-def _checkpoint_files(folder: Path) -> list[Path]:
-    """What checkpoint_sha is over, as `run` chooses it."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "progress.json")
-
-
 def _require_checkpoint(lab: Lab, receipt: Receipt, folder: Path | None = None) -> None:
     """Raises LabError unless the run's kept checkpoint (or its copy in `folder`) is the one that its receipt names."""
-    from monolab import conditions
+    from monolab import conditions, phases
 
     place = folder or lab.run(receipt.run_id) / "checkpoint"
-    files = _checkpoint_files(place)
+    files = phases.trained_files(place)
     if not files:
         raise LabError(
             f"the checkpoint of {receipt.run_id} is gone: {disk.removal(lab, receipt.run_id) or f'6_runs/{receipt.run_id}/checkpoint has no file'}",
@@ -353,7 +348,7 @@ def _score(lab: Lab, plan: _Plan, receipt: Receipt, held: int) -> float:
         if conditions.export_scorer(lab, plan.problem, folder / "scorer") != plan.eval_sha:
             raise LabError("the scorer was changed while the look was taken", hint=f"just verify {plan.idea}")
         (folder / "checkpoint").mkdir()
-        for path in _checkpoint_files(source):
+        for path in phases.trained_files(source):
             copy = folder / "checkpoint" / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
