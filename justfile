@@ -89,6 +89,11 @@ search *args:
 tune *args:
     @exec {{ lab }} tune "$@"
 
+# Let an agent's command run the loop by itself, a short process a step: [--agent claude] [--hours 8] [--experiments N] [--filler] [--show]
+[group('experiment'), no-cd]
+autopilot *args:
+    @exec {{ lab }} autopilot "$@"
+
 # Measure what was kept at explore again, longer and larger, on fresh seeds: [SLUG ...] [--list-only]
 [group('experiment'), no-cd]
 promote *args:
@@ -178,6 +183,11 @@ diff *args:
 [group('steer'), no-cd]
 report *args:
     @exec {{ lab }} report "$@"
+
+# Commit, push and open a pull request for an idea that was supported and kept: SLUG [--no-push]
+[group('steer'), no-cd]
+submit *args:
+    @exec {{ lab }} submit "$@"
 
 # Make a new lab for a problem of your own: DIR [--example digits]
 [group('lab'), no-cd]

@@ -7,7 +7,7 @@ papers on what ails the parent; earlier failures near it; and, where the search 
 import random
 from dataclasses import asdict, dataclass
 
-from monolab import cognition, fence, fitness, lineage, lineage_page, memory, overview, pool, rubric, searcher
+from monolab import cognition, fence, fitness, ideas, lineage, lineage_page, memory, overview, pool, receipts, results, rubric, searcher
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.journal import number
@@ -17,12 +17,14 @@ from monolab.paths import BASELINE, Lab
 SUMMARY = 600  # characters of one candidate's summary
 CHANGE = 6_000  # characters of the parent's code change
 NEAR, INSIGHTS = 4, 4
-STILL = (  # what is asked for instead where nothing was kept for long, in turn
-    "Ask about something no kept idea touches: another part of the model, the data, or the optimiser.",
-    "Take a discarded idea whose assumption a later verdict overturned: lab idea revived.",
-    "Remove something: the simplest change that loses nothing is kept as well.",
-    "Read the failures again, as one list, and ask what they have in common: lab analysis, lab lineage tree.",
+STILL = (  # what is asked for instead where nothing was kept for long, in turn, and what is shown with it
+    ("Ask about something no kept idea touches: another part of the model, the data, or the optimiser.", "touched"),
+    ("Take a discarded idea whose assumption a later verdict overturned, and say what is different now.", "revived"),
+    ("Remove something: the simplest change that loses nothing is kept as well.", ""),
+    ("Read the failures below again, as one list, and ask what they have in common: which assumption do they share that may be wrong?", "failed"),
 )
+LISTED = 12  # lines of what is shown with it
+SETTINGS = 3  # of the filler's best settings
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Advice:
     failures: tuple[dict, ...]
     since_a_winner: int
     direction_of_thought: str  # "" unless the search stands still
+    shown_for_it: tuple[str, ...]  # what that direction starts from
+    settings: tuple[str, ...]  # what filling an idle device has shown
 
 
 def advise(lab: Lab, *, policy: str | None = None, seed: int | None = None, stage: str = "explore", tree: str = "") -> Advice:
@@ -65,6 +69,7 @@ def advise(lab: Lab, *, policy: str | None = None, seed: int | None = None, stag
     parent = known.get(pick.parent)
     past = overview.report(known, {}, plateau=problem.search.plateau) if any(one.parent for one in known.candidates) else None
     since, still = (past["since_a_winner"], past["plateau"]) if past else (0, False)
+    direction, material = STILL[(since // problem.search.plateau - 1) % len(STILL)] if still else ("", "")
     root = next((one for one in known.candidates if one.idea == BASELINE and one.commit), None)
     change = lineage_page.change(lab, root, parent) if root and parent.commit and parent.key != root.key else parent.code
     symptom = ailing(known, parent)
@@ -82,8 +87,39 @@ def advise(lab: Lab, *, policy: str | None = None, seed: int | None = None, stag
         insights=tuple(_insight(one.insight) for one in (cognition.retrieve(lab, symptom, INSIGHTS) if cognition.files(lab) else ())),
         failures=tuple(memory.as_json(hit) for hit in _failures(lab, parent, symptom)),
         since_a_winner=since,
-        direction_of_thought=STILL[(since // problem.search.plateau - 1) % len(STILL)] if still else "",
+        direction_of_thought=direction,
+        shown_for_it=_shown(lab, known, material),
+        settings=_settings(lab, problem, stage) if not tree else (),
     )
+
+
+def _shown(lab: Lab, tree: Tree, what: str) -> tuple[str, ...]:
+    """What a direction of thought starts from: what kept ideas touch, discards that a later verdict puts in doubt, or all failures."""
+    if what == "touched":
+        kept = [one.idea for one in tree.candidates if one.decision in ("keep", "simpler") and one.idea in ideas.slugs(lab)]
+        return tuple(f"{slug} touches {', '.join(ideas.load(lab, slug).touches) or 'what its hypothesis says'}" for slug in dict.fromkeys(kept))[
+            :LISTED
+        ]
+    if what == "revived":
+        return tuple(f"{one.slug}: {one.because}; it had assumed: {one.assumption}" for one in memory.revived(lab)[:LISTED])
+    if what == "failed":
+        lost = [one for one in reversed(tree.candidates) if one.decision == "drop" or one.verdict == "refuted" or one.value is None]
+        return tuple(summary(tree, one)[:200] for one in lost[:LISTED])
+    return ()
+
+
+def _settings(lab: Lab, problem: problems.Problem, stage: str) -> tuple[str, ...]:
+    """The best settings that the filler tried, a seed each: what an author may start from, and no finding yet."""
+    rows = [
+        row for row in results.view(lab).flagged("filler") if row.stage == stage and row.value is not None and "replicate" not in row.flags.split(",")
+    ]
+    rows.sort(key=lambda row: -problem.sign * row.value)
+    found = []
+    for row in rows[:SETTINGS]:
+        receipt = receipts.receipt(lab, row.run_id)
+        if receipt:
+            found.append(f"{row.idea} {' '.join(receipt.args)}: {row.value:.6g} {problem.metric} on one seed ({row.run_id})")
+    return tuple(found)
 
 
 def _failures(lab: Lab, parent: Candidate, symptom: str) -> list[memory.Hit]:
@@ -143,6 +179,8 @@ def text(found: Advice) -> str:
     ]
     if found.direction_of_thought:
         lines += ["", f"**Nothing was kept in the last {found.since_a_winner} experiments.** {found.direction_of_thought}"]
+        if found.shown_for_it:
+            lines += ["", fence.fenced("\n".join(f"- {one}" for one in found.shown_for_it), "To start from")]
     lines += ["", "## Parent and references", "", fence.fenced("\n".join(summary.text for summary in found.summaries), "What was tried")]
     if found.fitness:
         lines += ["", "Fitness of the parent: " + ", ".join(f"{name} {value:.3f}" for name, value in found.fitness.items() if value is not None)]
@@ -154,6 +192,13 @@ def text(found: Advice) -> str:
     if found.failures:
         failed = (f"- {one['idea'] or one['key']}: {one['question']} {one['standing']}" for one in found.failures)
         lines += ["", "## Failures near it: not again in other words", "", fence.fenced("\n".join(failed), "Ideas that failed")]
+    if found.settings:
+        lines += [
+            "",
+            "## Settings that filled an idle device, best first",
+            "",
+            fence.fenced("\n".join(f"- {one}" for one in found.settings), "Trials"),
+        ]
     worktree = f"`parent: {one.idea}`" if one.idea != BASELINE else "`parent: baseline`"
     sign = "-" if found.direction == "lower" else "+"
     lines += [

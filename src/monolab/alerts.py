@@ -152,13 +152,17 @@ _started: list[subprocess.Popen] = []  # objects that are dropped while their pr
 
 def nudge(lab: Lab) -> None:
     """Start `lab alert check` beside this process, where alerts are set up at all. Never raises, never waits."""
-    if not (lab.root / FILE).exists():
-        return
+    if (lab.root / FILE).exists():
+        beside(lab, "alert", "check")
+
+
+def beside(lab: Lab, *command: str) -> None:
+    """Start a `lab` command of its own beside this process, which outlives it. Never raises, never waits."""
     env = keys.environment((*keys.FOR_PUEUE, "PUEUE_GROUP"))
     try:
         _started.append(
             subprocess.Popen(
-                [str(Path(sys.executable).with_name("lab")), "alert", "check"],
+                [str(Path(sys.executable).with_name("lab")), *command],
                 cwd=lab.root,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -168,7 +172,7 @@ def nudge(lab: Lab) -> None:
             )
         )
     except OSError as error:
-        logger.warning(f"alerts are not looked for: {error}")
+        logger.warning(f"lab {' '.join(command)} was not started: {error}")
 
 
 def ask(lab: Lab, text: str) -> None:

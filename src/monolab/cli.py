@@ -1,5 +1,6 @@
 """The command line: `lab NAME ...`. Parses, calls one use case, prints; the only place that catches LabError."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -337,6 +338,20 @@ def alert(what: str, text: str = "", /, *, json: bool = False) -> None:
         raise LabError(f"alert {what!r}: unknown", hint="test, list, ask or check")
 
 
+def track(run: str | None = None, /, *, all: bool = False, json: bool = False) -> None:
+    """Send finished runs to the trackers that program.md names: RUN, --all that they do not have yet, or those that wait to be sent."""
+    from dataclasses import asdict
+
+    from monolab import receipts, trackers
+
+    lab = paths.find()
+    runs = [receipts.resolve(lab, run)] if run else trackers.finished(lab)
+    found = trackers.by_hand(lab, runs) if run or all else trackers.waiting(lab)
+    _print_json([asdict(one) for one in found]) if json else print(trackers.text(found))
+    if any(not one.ok for one in found):
+        raise SystemExit(1)
+
+
 def _alerts(lab: paths.Lab) -> None:
     from monolab import alerts
 
@@ -385,6 +400,16 @@ def report(slug: str, /, *, stage: str = "explore") -> None:
     print(reports.again(paths.find(), slug, stage))
 
 
+def submit(slug: str, /, *, stage: str = "explore", push: bool = True, json: bool = False) -> None:
+    """Commit, push and open a pull request for SLUG, whose verdict must be supported and kept: its text, plot and receipts, each looked at again first."""
+    from dataclasses import asdict
+
+    from monolab import submit as submission
+
+    done = submission.submit(paths.find(), slug, stage, push=push)
+    _print_json(asdict(done)) if json else print(submission.text(done))
+
+
 def analyse(slug: str, /, *, metric: str = "", stage: str = "explore", seeds: tuple[int, ...] = (), json: bool = False) -> None:
     """SLUG's expectation against reality, against its parent and siblings, and its cost; with --metric, another metric, marked as exploratory."""
     from dataclasses import asdict
@@ -407,17 +432,46 @@ def analyse(slug: str, /, *, metric: str = "", stage: str = "explore", seeds: tu
     reports.again(lab, slug, stage)
 
 
-def tune(code: str = "", /, *, n: int = 1, show: bool = False, stage: str = "explore", json: bool = False) -> None:
+def tune(code: str = "", /, *, n: int = 1, show: bool = False, top_up: bool = False, stage: str = "explore", json: bool = False) -> None:
     """Queue N settings that Optuna proposes within RANGES of train.py for CODE (default: the best), after all ideas; --show prints what came of them."""
+    from monolab import meter
     from monolab import tune as filler
 
     lab = paths.find()
+    if top_up:  # what a run calls when it begins
+        if meter.running(lab):
+            filler.top_up(lab)
+        return
     if show:
         found = filler.findings(lab, code or BASELINE, stage)
         _print_json(found) if json else print(filler.as_text(found))
         return
     made = [filler.propose(lab, code, stage) for _ in range(n)]
     _print_json([request.run_id for request in made]) if json else print("\n".join(f"{request.run_id}: {' '.join(request.args)}" for request in made))
+
+
+def autopilot(
+    *,
+    agent: str | None = None,
+    hours: float | None = None,
+    device_hours: float | None = None,
+    experiments: int | None = None,
+    tokens: int | None = None,
+    dollars: float | None = None,
+    queue: int | None = None,
+    filler: bool = False,
+    push: bool = False,
+    steps: int = 0,
+    show: bool = False,
+    session: bool = False,
+    until: str = "",
+    off: bool = False,
+) -> None:
+    """Run the loop of program.md by an agent's command, a short process a step, within a budget; --show says what comes next; --session, --off."""
+    from monolab import cli_autopilot
+
+    given = {"agent": agent, "hours": hours, "device_hours": device_hours, "experiments": experiments, "tokens": tokens, "dollars": dollars}
+    cli_autopilot.fly(given | {"queue": queue, "filler": filler or None, "push": push or None}, steps, show, session, until, off)
 
 
 def promote(slugs: list[str], /, *, list_only: bool = False, stage: str = "verify", json: bool = False) -> None:
@@ -547,6 +601,17 @@ def hook(event: str, /) -> None:
         print(said)
 
 
+def chat(
+    *, url: str, model: str, key_env: str = "", temperature: float | None = None, max_tokens: int | None = None, seconds: float = 1200.0
+) -> None:
+    """Ask a model at an OpenAI-compatible address what comes on stdin: an agent for autopilot without a coding agent. Prints answer and usage as JSON."""
+    from monolab import chat as talk
+
+    prompt = sys.stdin.buffer.read().decode(errors="replace")
+    told = talk.ask(prompt, url, model, key_env=key_env, temperature=temperature, max_tokens=max_tokens, seconds=seconds)
+    print(json.dumps(told))
+
+
 def mcp() -> None:
     """Serve the lab to a coding agent over stdio, by the Model Context Protocol: status, next, ideas, queue, verdicts, journal, papers."""
     from monolab import mcp_server
@@ -661,6 +726,7 @@ GROUPS: dict[str, Commands] = {
         "search": search,
         "promote": promote,
         "tune": tune,
+        "autopilot": autopilot,
         "retry": retry,
         "controls": controls,
         "metric-check": metric_check,
@@ -673,13 +739,14 @@ GROUPS: dict[str, Commands] = {
         "verdict": verdict,
         "best": best,
         "alert": alert,
+        "track": track,
         "plot": plot,
         "calibration": calibration,
         "analyse": analyse,
         "lineage": Nested(lineage),
         "analysis": analysis,
     },
-    "steer": {"cancel": cancel, "diff": diff, "report": report},
+    "steer": {"cancel": cancel, "diff": diff, "report": report, "submit": submit},
     "lab": {
         "init": init,
         "check": check,
@@ -693,10 +760,11 @@ GROUPS: dict[str, Commands] = {
         "guard": guard,
         "hook": hook,
         "mcp": mcp,
+        "chat": chat,
         "run": run,
     },
 }
-WRITING = (evaluate, run, worktree, controls, retry, cancel, report, analyse, verify, audit)  # queue and replicate do so once there is a daemon
+WRITING = (evaluate, run, worktree, controls, retry, cancel, report, submit, analyse, verify, audit)  # queue, replicate: once there is a daemon
 COMMANDS: Commands = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
@@ -803,6 +871,17 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(141) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        if not _no_room(error):
+            raise
+        print(f"lab {tokens[0]}: {LabError(str(error).splitlines()[0], hint='df -h; make room, then the same again')}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _no_room(error: Exception) -> bool:
+    """Whether a command ended because a disk is full (or a quota): as Python, git or SQLite say it."""
+    told = str(error)
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in told or "disk is full" in told
 
 
 if __name__ == "__main__":

@@ -308,7 +308,7 @@ def rate(slug: str | None = None, /, *, file: File = None, judge: bool = False, 
 
 
 def _opinion(kind: str, slug: str, file: str | None, judged: bool, by: str, json: bool) -> None:
-    from monolab import ideas, queue, results, rubric
+    from monolab import ideas, queue, rubric
 
     lab = paths.find()
     idea = ideas.load(lab, slug)
@@ -326,10 +326,7 @@ def _opinion(kind: str, slug: str, file: str | None, judged: bool, by: str, json
         if not json:
             print(f"\nanswer in this schema as JSON, then: lab idea {command} {slug} --from FILE", file=sys.stderr)
         return
-    one = rubric.opinion(kind, slug, text, answer, by or (rubric.judge() if judged else queue.agent()))
-    with results.locked(lab):
-        rubric.record(lab, one)
-        filled = kind == "critique" and ideas.fill_critique(idea.path, answer["text"], answer["rating"])
+    one, filled = rubric.take(lab, slug, idea.path, kind, text, answer, by or (rubric.judge() if judged else queue.agent()))
     if json:
         _print_json(asdict(one))
         return

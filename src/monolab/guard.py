@@ -61,10 +61,13 @@ def meta_mode(lab: Lab) -> bool:
     """Whether the human has unlocked FROZEN files: META_MODE=1 in the environment or in human_journal.md's newest entry."""
     if os.environ.get("META_MODE") == "1":
         return True
-    if not lab.human_journal.is_file():
-        return False
-    _, entries = _entries(lab.human_journal.read_text())
-    return bool(entries) and any(line.strip() == META_LINE for line in entries[0].splitlines())
+    return any(line.strip() == META_LINE for line in newest_entry(lab.human_journal).splitlines())
+
+
+def newest_entry(path: Path) -> str:
+    """The entry on top of a journal; "" where there is none."""
+    _, entries = _entries(path.read_text()) if path.is_file() else ("", [])
+    return entries[0] if entries else ""
 
 
 def append_only_violation(old: str, new: str) -> str | None:
@@ -480,6 +483,46 @@ def run_start(lab: Lab, problem: Problem, snapshot_commit: str) -> tuple[list[st
         else:
             wrong.append(f"{name} is FROZEN and was changed in the snapshot. Next: git checkout {_primary_branch(lab)} -- {name}")
     return wrong, flags
+
+
+def put_back(lab: Lab, problem: Problem, tree: Path) -> list[str]:
+    """Give FROZEN files in the root, and in the worktree `tree`, the content they are to have; which were changed, `root/` before those of the root.
+
+    The root's go back to what main has committed, the worktree's to what they were where it branched off. Nothing in meta-mode.
+    """
+    import git
+
+    if meta_mode(lab):
+        return []
+    repo, found = git.Repo(lab.root), []
+    names = sorted({*FROZEN, *problem.scorer, *_scorer_at(repo, "HEAD")})
+    places = [(lab.root, "HEAD", "root/")]
+    if tree != lab.root:
+        mine = git.Repo(tree)
+        common = mine.merge_base("main-worktree/HEAD", "HEAD")
+        places.append((tree, common[0].hexsha if common else "main-worktree/HEAD", ""))
+    for folder, commit, prefix in places:
+        there = git.Repo(folder)
+        frozen = _tree(there, commit, names)
+        here = {str(path.relative_to(folder)) for name in names for path in _files(folder / name)}
+        for name in sorted(here | frozen.keys()):
+            path, blob = folder / name, frozen.get(name)
+            now = there.git.hash_object("--no-filters", "--", str(path)) if path.is_file() and not path.is_symlink() else None
+            if now == (blob and blob[1]):
+                continue
+            found.append(prefix + name)
+            if path.is_symlink() or path.exists():
+                path.unlink()
+            if blob:
+                there.git.checkout(commit, "--", name)
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    """`path`, or the files below it; also a link that leads nowhere."""
+    return (
+        [one for one in path.rglob("*") if not one.is_dir()] if path.is_dir() and not path.is_symlink() else [path] if os.path.lexists(path) else []
+    )
 
 
 # -- git ----------------------------------------------------------------------------------------------------------

@@ -6,21 +6,18 @@ One schema serves Claude Code and Codex: JSON on stdin with `cwd`, `session_id`,
 
 import json
 import os
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from monolab import backlog, doctor, fence, guard, ideas, init, journal, paths, pueue, receipts, status
+from monolab import agenda, backlog, doctor, fence, guard, ideas, init, paths, pueue, receipts, status
 from monolab.errors import LabError
-from monolab.journal import INFERENCE_EMPTY
 from monolab.paths import Lab
 
 MOST = 2000  # characters at the start of a session
 LINE = 170  # of them in one line
 ENOUGH = 30  # ideas, as program.md's loop has it
-RUN = re.compile(r"\d{8}T\d{6}-(.+)-s\d+-[0-9a-f]{4}")
-NOT_BUILT = re.compile(r"## \S+ ([a-z0-9-]+): not built, ")  # as `debug` journals it
+STEP = "LAB_STEP"  # in the environment of an agent that does one step of `lab autopilot`, and stops after it
 AUTOPILOT = ".autopilot"  # in 6_runs/: while it is there, a stop is answered
 DEFAULTS = {"times": 3, "queue": 2, "until": ""}  # of its fields: answers in a row, runs that are enough, and a time in ISO 8601
 SESSIONS = 50  # whose answers are counted
@@ -48,6 +45,8 @@ def _folder(payload: dict) -> Path:
 
 def session_start(lab: Lab, payload: dict) -> str:
     """The lab in under MOST characters: what to do next and where one stood before what is less urgent. Repairs first what a killed process left."""
+    if STEP in os.environ:
+        return f"This is one step of autopilot in a monolab lab ({lab.root}): do what the request asks and nothing more. The lab queues, commits and goes on."
     head = f"This is a monolab lab ({lab.root}). program.md is your instructions; `./just` lists the commands. State, by `lab hook session-start`:"
     try:
         left = [one for one in doctor.quick(lab, queue=False) if not one.repaired]
@@ -80,13 +79,13 @@ def todo(lab: Lab, unfinished: int, enough: int = DEFAULTS["queue"]) -> list[str
         return ["meta-mode is on: revise what the human asked for, no experiments (skill meta)"]
     if not (lab.data / "manifest.json").is_file():
         return ["prepare the data: ./just data, then ./just baseline"]
-    tried, proposed = _tried(lab), ideas.slugs(lab)
+    tried, proposed = agenda.tried(lab), ideas.slugs(lab)
     if paths.BASELINE not in tried:
         return ["measure the baseline: ./just baseline --seeds 3, then ./just metric-check"]
     found = []
-    if reports := _open_inferences(lab):
+    if reports := agenda.open_inferences(lab):
         found.append(f"REPORT: the inference is left to you for {_some(reports)} (skill report)")
-    if begun := [name for name in _trees(lab) if name not in tried]:
+    if begun := [name for name in agenda.trees(lab) if name not in tried]:
         found.append(f"TEST: 5_worktrees/{_some(begun)} not queued yet: ./just smoke, a review, ./just queue SLUG (skill test)")
     untried = [slug for slug in proposed if slug not in tried and slug not in begun]
     short = unfinished < enough
@@ -102,23 +101,6 @@ def todo(lab: Lab, unfinished: int, enough: int = DEFAULTS["queue"]) -> list[str
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _tried(lab: Lab) -> set[str]:
-    """Ideas that a run was asked for, whatever came of it, and those that could not be built."""
-    names = os.listdir(lab.runs) if lab.runs.is_dir() else []
-    given_up = {match[1] for entry in journal.entries(lab) if (match := NOT_BUILT.match(entry))}
-    return given_up | {match[1] for name in names if (match := RUN.fullmatch(name))}
-
-
-def _trees(lab: Lab) -> list[str]:
-    return sorted(path.name for path in lab.worktrees.glob("*") if (path / ".git").exists())
-
-
-def _open_inferences(lab: Lab) -> list[str]:
-    """Ideas whose verdict is in the journal without an inference, newest first."""
-    asked = [entry for entry in journal.entries(lab) if journal.VERDICT.match(entry) and INFERENCE_EMPTY in entry.splitlines()]
-    return list(dict.fromkeys(entry.split()[2].removesuffix(":") for entry in asked))
 
 
 # -- the position in the search -----------------------------------------------------------------------------------
@@ -156,7 +138,7 @@ def position(lab: Lab) -> list[str]:
         found.append(f"in 5_worktrees/{slug}, on the idea {slug}")
     if one := known.get("next"):
         found.append(f"`lab next` ({one['policy']}, {one['time']}) had named {one['parent']} to build on: {one['why']}")
-    if begun := sorted(set(_trees(lab)) - _tried(lab)):
+    if begun := sorted(set(agenda.trees(lab)) - agenda.tried(lab)):
         found.append(f"begun, not queued: {_some(begun)}")
     return found
 
@@ -195,7 +177,7 @@ def stop(lab: Lab, payload: dict) -> str:
     session, until the queue was long again.
     """
     settings = autopilot(lab)
-    if settings is None or payload.get("stop_hook_active") or guard.meta_mode(lab):
+    if STEP in os.environ or settings is None or payload.get("stop_hook_active") or guard.meta_mode(lab):
         return ""
     session, path = str(payload.get("session_id") or ""), _file(lab, "stops.json")
     counts = _read(path)

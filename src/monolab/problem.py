@@ -10,6 +10,7 @@ from monolab.errors import LabError
 from monolab.paths import Lab
 
 FILL_IN = "{FILL_IN"
+TRACKERS = ("wandb", "trackio")  # that a lab may name
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,34 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What one night of autopilot may use; 0 is no limit."""
+
+    hours: float = 10.0  # of wall time
+    device_hours: float = 0.0
+    experiments: int = 0  # ideas that are queued
+    tokens: int = 0  # in and out, of all agents together
+    dollars: float = 0.0
+
+
+@dataclass(frozen=True)
+class Autopilot:
+    """The loop of program.md without a human: who thinks, how far ahead, at what cost. It stands here because this file is the human's alone."""
+
+    agent: str = ""  # a command that reads one step on stdin: claude, codex, opencode, or any other
+    roles: dict[str, str] = field(default_factory=dict)  # commands of single roles, where they differ
+    queue: int = 2  # runs that should wait or run at any time
+    ideas: int = 3  # ideas that are on their way to the queue
+    least_rating: float = 5.0  # of 10: an idea rated below is not built
+    step_minutes: float = 20.0  # that one call of an agent may take
+    failures: int = 5  # calls in a row that failed, after which it stops and asks for you
+    wait_seconds: float = 5.0  # after the first of them, doubled with each
+    filler: bool = False  # let Optuna fill an idle device with settings of train.py's RANGES
+    push: bool = False  # push what was supported, and open a pull request
+    budget: Budget = Budget()
+
+
+@dataclass(frozen=True)
 class Stage:
     """How long one training run of a stage may take before it is ended, in seconds, by kind of device; and how many of them an idea may have."""
 
@@ -86,9 +115,11 @@ class Problem:
     disk_gb: float = 1.0  # free space below which no run starts
     checkpoints_gb: float = 50.0  # GiB of checkpoints that are kept; beyond, the oldest go, but for those that are still needed (`monolab.disk`)
     log_mb: float = 4.0  # of a run's output that is kept
+    trackers: tuple[str, ...] = ()  # of TRACKERS: where finished runs are shown as well (`monolab.trackers`)
     retries: Retries = Retries()
     validity: Validity = field(default_factory=Validity)
     search: Search = Search()
+    autopilot: Autopilot = field(default_factory=Autopilot)
 
     @property
     def sign(self) -> int:
@@ -152,6 +183,10 @@ def load(lab: Lab) -> Problem:
     scorer = values.get("scorer", ["eval.py"])
     if not isinstance(scorer, list) or not scorer or not all(isinstance(name, str) for name in scorer):
         raise LabError(f"program.md: `scorer` is {scorer!r}", hint="scorer: [eval.py]")
+    trackers = values.get("trackers", [])
+    if not isinstance(trackers, list) or not all(name in TRACKERS for name in trackers) or len(set(trackers)) < len(trackers):
+        raise LabError(f"program.md: `trackers` is {trackers!r}, not a list of {', '.join(TRACKERS)}", hint="trackers: [wandb]")
+    values["trackers"] = tuple(trackers)
     numbers = (
         "smallest_effect",
         "false_keeps",
@@ -181,6 +216,8 @@ def load(lab: Lab) -> Problem:
         values["validity"] = _validity(values["validity"])
     if "search" in values:
         values["search"] = _search(values["search"])
+    if "autopilot" in values:
+        values["autopilot"] = _autopilot(values["autopilot"])
     return Problem(**values | {"stages": _stages(values["stages"], values.get("retries", Retries())), "scorer": tuple(scorer)})
 
 
@@ -227,6 +264,43 @@ def _search(given: object) -> Search:
         if size != int(size) or size < least:
             raise LabError(f"program.md: `search.{name}` is {given[name]!r}, not a whole number of at least {least}", hint=example)
     return Search(**given | {name: int(size) for name, size in sizes.items()})
+
+
+def _autopilot(given: object) -> Autopilot:
+    known = {f.name for f in fields(Autopilot)}
+    example = "autopilot: {agent: claude, queue: 2, filler: true, budget: {hours: 8, experiments: 40, dollars: 10}}"
+    if not isinstance(given, dict) or not given.keys() <= known:
+        raise LabError(f"program.md: `autopilot` is {given!r}, not a mapping of {', '.join(sorted(known))}", hint=example)
+    roles = given.get("roles", {})
+    if not isinstance(roles, dict) or not all(isinstance(word, str) for pair in roles.items() for word in pair):
+        raise LabError(f"program.md: `autopilot.roles` is {roles!r}, not a mapping of roles to commands", hint="roles: {judge: codex}")
+    if not isinstance(given.get("agent", ""), str):
+        raise LabError(f"program.md: `autopilot.agent` is {given['agent']!r}, not a command", hint=example)
+    for name in ("filler", "push"):
+        if not isinstance(given.get(name, False), bool):
+            raise LabError(f"program.md: `autopilot.{name}` is {given[name]!r}", hint="true or false")
+    values = {name: _count(f"autopilot.{name}", given[name], 1, example) for name in ("queue", "ideas", "failures") if name in given}
+    for name in ("least_rating", "step_minutes", "wait_seconds"):
+        if name in given:
+            values[name] = _number(f"autopilot.{name}", given[name], positive=name == "step_minutes")
+    return Autopilot(**given | values | {"budget": _budget(given.get("budget", {}))})
+
+
+def _budget(given: object) -> Budget:
+    example = "budget: {hours: 8, device_hours: 0, experiments: 40, tokens: 0, dollars: 10}; 0 is no limit"
+    if not isinstance(given, dict) or not given.keys() <= {f.name for f in fields(Budget)}:
+        raise LabError(
+            f"program.md: `autopilot.budget` is {given!r}, not a mapping of hours, device_hours, experiments, tokens, dollars", hint=example
+        )
+    whole = {name: _count(f"autopilot.budget.{name}", given[name], 0, example) for name in ("experiments", "tokens") if name in given}
+    return Budget(**{name: _number(f"autopilot.budget.{name}", value) for name, value in given.items()} | whole)
+
+
+def _count(name: str, given: object, least: int, example: str) -> int:
+    number = _number(name, given)
+    if number != int(number) or number < least:
+        raise LabError(f"program.md: `{name}` is {given!r}, not a whole number of at least {least}", hint=example)
+    return int(number)
 
 
 def _stages(given: object, retries: Retries) -> dict[str, Stage]:

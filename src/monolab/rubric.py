@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from monolab import receipts
+from monolab import ideas, receipts, results
 from monolab.errors import LabError
 from monolab.paths import Lab
 
@@ -92,7 +92,8 @@ def checked(text: str, check: Callable[[object], dict], what: str, hint: str) ->
         raise LabError(f"{what} cannot be used: {error}", hint=hint) from error
 
 
-def _object(value: object, names: Sequence[str], what: str = "the answer") -> dict:
+def fields(value: object, names: Sequence[str], what: str = "the answer") -> dict:
+    """`value`, where it is an object with exactly these fields. Raises Unusable with what is wrong."""
     if not isinstance(value, dict):
         raise Unusable(f"{what} is no JSON object")
     if missing := [name for name in names if name not in value]:
@@ -116,12 +117,12 @@ def compare(asked: dict, candidates: Sequence[dict], decisions: Sequence[str]) -
     keys = [one["key"] for one in candidates]
 
     def check(value: object) -> dict:
-        given = _object(value, ("decisions",))["decisions"]
+        given = fields(value, ("decisions",))["decisions"]
         if not isinstance(given, list):
             raise Unusable("`decisions` is no list")
         found = {}
         for number, one in enumerate(given):
-            one = _object(one, ("key", "decision", "reason"), f"decision {number}")
+            one = fields(one, ("key", "decision", "reason"), f"decision {number}")
             if one["decision"] not in decisions:
                 raise Unusable(f"decision {number} is {one['decision']!r}, not one of: {', '.join(decisions)}")
             found[one["key"]] = (one["decision"], _text(one["reason"], f"the reason of decision {number}"))
@@ -176,7 +177,7 @@ def rating_request(idea: str) -> dict:
 
 
 def check_critique(value: object) -> dict:
-    given = _object(value, ("sound", "testable", "kill_rule_ends_it", "failure_modes", "text", "rating"))
+    given = fields(value, ("sound", "testable", "kill_rule_ends_it", "failure_modes", "text", "rating"))
     for name in ("sound", "testable", "kill_rule_ends_it"):
         if not isinstance(given[name], bool):
             raise Unusable(f"`{name}` is {given[name]!r}, not true or false")
@@ -191,11 +192,11 @@ def check_critique(value: object) -> dict:
 
 
 def check_rating(value: object) -> dict:
-    given = _object(value, ("scores", "summary"))
-    scores = _object(given["scores"], tuple(CRITERIA), "`scores`")
+    given = fields(value, ("scores", "summary"))
+    scores = fields(given["scores"], tuple(CRITERIA), "`scores`")
     told = {}
     for name, one in scores.items():
-        one = _object(one, ("score", "why"), f"`scores.{name}`")
+        one = fields(one, ("score", "why"), f"`scores.{name}`")
         told[name] = {"score": _score(one["score"], f"`scores.{name}.score`"), "why": _text(one["why"], f"`scores.{name}.why`")}
     return {"scores": told, "summary": _text(given["summary"], "`summary`")}
 
@@ -235,6 +236,14 @@ def record(lab: Lab, one: Opinion) -> None:
         file.write(json.dumps(asdict(one)) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def take(lab: Lab, slug: str, path: Path, kind: str, text: str, answer: dict, by: str) -> tuple[Opinion, bool]:
+    """Record a checked answer on the idea file at `path`, judged with this text; also whether its words now stand under *Critique* there."""
+    one = opinion(kind, slug, text, answer, by)
+    with results.locked(lab):
+        record(lab, one)
+        return one, kind == "critique" and ideas.fill_critique(path, answer["text"], answer["rating"])
 
 
 def opinions(lab: Lab) -> list[Opinion]:

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from monolab import backlog, controls, device, disk, holdout, problem, pueue, receipts, results, verdicts
+from monolab import backlog, controls, device, disk, holdout, meter, problem, pueue, receipts, results, verdicts
 from monolab.errors import LabError
 from monolab.journal import number
 from monolab.paths import BASELINE, Lab
@@ -40,7 +40,7 @@ def facts(lab: Lab, most: int | None = None) -> dict:
     except LabError as error:
         floor, no_floor = None, error.what
     try:
-        best = verdicts.best(lab, subject, rows, stage)
+        best = verdicts.best(lab, subject, rows, stage, base)
     except LabError:
         best = None
     return {
@@ -66,6 +66,7 @@ def facts(lab: Lab, most: int | None = None) -> dict:
         "no_floor": no_floor,
         "controls": controls.record(lab, stage, past),
         "holdout": holdout.summary(lab),
+        "autopilot": meter.summary(lab, rows),
         "stage": stage,
         "checkpoints": {"bytes": disk.use(lab), "budget": subject.checkpoints_gb * disk.GB},
         "rows": len(rows),
@@ -85,7 +86,7 @@ def _running(lab: Lab, subject, machine, held: dict) -> dict | None:
         elapsed = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds()
     except FileNotFoundError:  # it holds the lock and is about to start, or has just ended
         elapsed = 0.0
-    progress = _progress(folder / "checkpoint" / "progress.json")
+    progress = _progress(folder / "checkpoint" / "progress.json") or _progress(folder / "progress.json")  # there from the scoring on
     left = limit - elapsed
     if progress and progress["step"]:
         left = min(left, elapsed * (progress["steps"] / progress["step"] - 1))
@@ -179,6 +180,8 @@ def text(known: dict) -> str:
         lines.append(
             f"verdict  {verdict['idea']:<20} {verdict['verdict']:<13} {verdict['decision']:<10} {number(verdict['effect'])}{span} ({verdict['stage']})"
         )
+    for place, line in enumerate(meter.text(known["autopilot"]) if known["autopilot"] else []):
+        lines.append(f"{'' if place else 'night':<8} {line}")
     if known["noise_floor"] is None:
         lines.append(f"floor    {known['no_floor'] or 'none at stage ' + known['stage'] + ' yet: just baseline'}")
     else:

@@ -6,17 +6,19 @@ Its runs carry the flag `filler`: they are trials of settings, screened by the g
 """
 
 import ast
+import fcntl
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
-from monolab import backlog, gate, ideas, queue, receipts, results, verdicts
+from monolab import backlog, device, dispatch, gate, ideas, queue, receipts, results, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
@@ -69,6 +71,11 @@ def _range(name: str, told: object, example: str) -> Range:
 def slug_of(code: str) -> str:
     """The idea under which settings of a code are tried."""
     return f"tune-{code}"[:48].rstrip("-")
+
+
+def is_filler(slug: str) -> bool:
+    """Whether an idea only stands for settings of another's code."""
+    return slug.startswith("tune-")
 
 
 def waiting(lab: Lab, code: str, stage: str, fields: dict[str, Range]) -> list[dict[str, float]]:
@@ -152,6 +159,52 @@ def propose(lab: Lab, code: str = "", stage: str = "explore") -> Request:
     settings = ask(fields, trials(lab, code, stage, fields), problem.sign, waiting(lab, code, stage, fields))
     (made,) = queue.enqueue(lab, slug, None, stage, [0], args_of(settings), filler=True)
     return made
+
+
+def top_up(lab: Lab) -> Request | None:
+    """Where the queue holds nothing that waits, propose a setting: what an idle device does until somebody has an idea. None where something waits.
+
+    Of several that ask at once, one proposes. Raises LabError as `propose` does.
+    """
+    folder = lab.runs / ".agent"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "filler.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        waiting = [one for one in backlog.pending(lab) if backlog.alive(lab, one.run_id) is None]
+        return None if waiting or not results.view(lab).of(BASELINE, "explore") else propose(lab)
+
+
+@contextmanager
+def filling(lab: Lab, on: bool) -> Iterator[None]:
+    """While this lasts, each run that starts has a setting queued behind it where nothing else waits (`dispatch.follow`)."""
+    mark = lab.runs / ".agent" / dispatch.FILLING
+    if on:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        yield
+    finally:
+        stop_filling(lab)
+
+
+def stop_filling(lab: Lab) -> None:
+    """What is queued already stays, behind any idea."""
+    (lab.runs / ".agent" / dispatch.FILLING).unlink(missing_ok=True)
+
+
+def make_way(lab: Lab) -> str:
+    """End the filler that holds the device while an idea waits for it; its run id, or "". It has its row, `killed`, and is no trial of its settings."""
+    held = device.holder(device.detect())
+    if not held or held.get("lab") != str(lab.root):
+        return ""
+    asked = receipts.request(lab, held["run"])
+    if "filler" not in asked.flags:
+        return ""
+    try:
+        queue.cancel(lab, asked.run_id)
+    except LabError:  # it has just ended by itself
+        return ""
+    return asked.run_id
 
 
 def _write(lab: Lab, problem: problems.Problem, slug: str, code: str, fields: dict[str, Range]) -> None:
