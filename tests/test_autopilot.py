@@ -270,10 +270,10 @@ def test_where_no_idea_waits_settings_fill_the_device_and_make_way_for_an_idea(n
     filler = [row for row in rows if "filler" in row.flags]
     assert filler and {row.idea for row in filler} == {"tune-baseline"}
     queued = next(line["time"] for line in meter.lines(lab) if line["what"] == "step" and line["kind"] == "queue")
-    mine = next(row for row in rows if row.idea == "centre-0")
-    assert [row.status for row in filler if row.time < queued][-1:] in (["killed"], ["ok"]) and mine.time >= queued
-    first_after = next(row for row in rows if row.time > queued and row.status == "ok")
-    assert first_after.idea == "centre-0"  # before any setting
+    assert next(row for row in rows if row.time > queued and row.status == "ok").idea == "centre-0"  # before any setting
+    own = [row.time for row in rows if row.idea == "centre-0"]
+    assert len(own) == 3 and not [row for row in filler if own[0] < row.time < own[-1] and row.status == "ok"]
+    assert "## Settings that filled an idle device, best first" in call(lab.root, "next").stdout
 
 
 def test_what_comes_next_is_shown_without_doing_it(measured):

@@ -279,12 +279,13 @@ class Pilot:
         ]
         if not past:
             return []
+        unsaid = agenda.open_inferences(self.lab)
         found, larger = [], {one.idea: one.word for one in promote.standings(self.lab)} if "verify" in self.problem.stages else {}
         for one in past:
             word = larger.get(one.idea, "scale-stable")
             if word == "waiting" and not self._taken("promote", one.idea):
                 found.append(Step("promote", one.idea))
-            elif word == "scale-stable" and one.verdict == "supported" and not self._taken("submit", one.idea):
+            elif word == "scale-stable" and one.verdict == "supported" and not (one.idea in unsaid or self._taken("submit", one.idea)):
                 found.append(Step("submit", one.idea))
         return found
 
@@ -578,8 +579,8 @@ class Pilot:
         if repo.is_dirty():
             repo.git.commit("-q", "-m", f"exp({slug}): {summaries[-1] if summaries else 'as its idea says'}")
         made = queue.enqueue(self.lab, slug, None, "explore", [0], [])
-        if stopped := tune.make_way(self.lab):
-            self.tell(f"{stopped}, which only filled the device, was ended for {slug}")
+        if ended := tune.make_way(self.lab):
+            self.tell(f"{', '.join(ended)}, which only filled the device, made way for {slug}")
         return {"runs": [one.run_id for one in made]}
 
     def report(self, slug: str) -> dict:

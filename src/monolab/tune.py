@@ -11,14 +11,14 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
-from monolab import backlog, device, dispatch, gate, ideas, queue, receipts, results, verdicts
+from monolab import backlog, dispatch, gate, ideas, queue, receipts, results, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
@@ -192,19 +192,16 @@ def stop_filling(lab: Lab) -> None:
     (lab.runs / ".agent" / dispatch.FILLING).unlink(missing_ok=True)
 
 
-def make_way(lab: Lab) -> str:
-    """End the filler that holds the device while an idea waits for it; its run id, or "". It has its row, `killed`, and is no trial of its settings."""
-    held = device.holder(device.detect())
-    if not held or held.get("lab") != str(lab.root):
-        return ""
-    asked = receipts.request(lab, held["run"])
-    if "filler" not in asked.flags:
-        return ""
-    try:
-        queue.cancel(lab, asked.run_id)
-    except LabError:  # it has just ended by itself
-        return ""
-    return asked.run_id
+def make_way(lab: Lab) -> list[str]:
+    """End the fillers that have the device or are next in line for it, where an idea was queued; their run ids. None of it is a trial of its settings."""
+    begun = [one for one in backlog.pending(lab) if "filler" in one.flags and backlog.alive(lab, one.run_id)]
+    begun.sort(key=lambda one: (lab.run(one.run_id) / "started.json").exists())  # first the one that would take the place of the other
+    ended = []
+    for one in begun:
+        with suppress(LabError):  # it has just ended by itself
+            queue.cancel(lab, one.run_id)
+            ended.append(one.run_id)
+    return ended
 
 
 def _write(lab: Lab, problem: problems.Problem, slug: str, code: str, fields: dict[str, Range]) -> None:
