@@ -107,3 +107,24 @@ def test_a_file_that_is_no_text_is_an_error_with_its_name(train):
     train.write_bytes(b"# \xff\n")
     with pytest.raises(LabError, match="train.py cannot be read"):
         options.config_fields(train)
+
+
+def test_a_full_disk_and_a_git_that_was_killed_end_a_command_with_an_error(monkeypatch, capsys):
+    import errno
+
+    import git
+
+    def broken(*, why: str = "") -> None:
+        raise {
+            "disk": OSError(errno.ENOSPC, "No space left on device", "/a/file"),
+            "git": git.GitCommandError("git version", -9),
+            "own": OSError(errno.EIO, "?"),
+        }[why]
+
+    monkeypatch.setitem(cli.COMMANDS, "broken", broken)
+    for why, told in (("disk", "No space left on device: '/a/file'\n  next: df -h"), ("git", "git failed: Cmd('git') failed")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["broken", "--why", why])
+        assert ended.value.code == 1 and told in capsys.readouterr().err
+    with pytest.raises(OSError, match="Errno 5"):  # a fault of the program's own is not dressed up
+        cli.main(["broken", "--why", "own"])

@@ -151,8 +151,27 @@ def test_a_daemon_comes_back_after_kill_9(pueue_daemon, tmp_path, wait_until):
     assert pueue.ensure_daemon()
     assert task(running).result == "Killed"
     assert (task(waiting).state, pueue.groups()["g"].status) == ("Queued", "Paused")  # what pueue 4 does with what waited
-    pueue.resume("g")
+    assert pueue.revive("g") and not pueue.revive("g")
     wait_until(lambda: task(waiting).state == "Done")
+
+
+def test_a_group_is_revived_by_whoever_comes_next_and_a_later_pause_is_the_users(pueue_daemon, tmp_path, monkeypatch, wait_until):
+    pueue.ensure_group("g")
+    pueue.add(["sleep", "60"], group="g", label=None, cwd=tmp_path)
+    waiting = pueue.add(["true"], group="g", label=None, cwd=tmp_path)
+    wait_until(lambda: len([one for one in pueue.tasks() if one.state == "Running"]) == 1)
+    os.kill(pueue_daemon.pid, signal.SIGKILL)
+    wait_until(lambda: not daemons(pueue_daemon.config))
+    with monkeypatch.context() as slow:  # its starter gives up, or is killed, before it answers
+        slow.setattr(pueue, "START_SECONDS", 0.0)
+        with pytest.raises(LabError, match="was started and does not answer"):
+            pueue.ensure_daemon()
+    wait_until(pueue.answers)
+    assert not pueue.ensure_daemon() and pueue.groups()["g"].status == "Paused"
+    assert pueue.revive("g")
+    wait_until(lambda: task(waiting).state == "Done")
+    subprocess.run(["pueue", "pause", "--group", "g"], check=True, capture_output=True)
+    assert not pueue.revive("g") and pueue.groups()["g"].status == "Paused"
 
 
 def test_a_pid_file_whose_pid_is_another_process_now(pueue_home):

@@ -872,16 +872,20 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        if not _no_room(error):
+        if (known := _from_outside(error)) is None:
             raise
-        print(f"lab {tokens[0]}: {LabError(str(error).splitlines()[0], hint='df -h; make room, then the same again')}", file=sys.stderr)
+        print(f"lab {tokens[0]}: {known}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
-def _no_room(error: Exception) -> bool:
-    """Whether a command ended because a disk is full (or a quota): as Python, git or SQLite say it."""
-    told = str(error)
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in told or "disk is full" in told
+def _from_outside(error: Exception) -> LabError | None:
+    """What ended a command and is no fault of it: a full disk or quota, as Python, git or SQLite say it, or a git that was killed. None for all else."""
+    told = " ".join(str(error).split())
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in told or "disk is full" in told:
+        return LabError(told, hint="df -h; make room, then the same again")
+    if type(error).__module__.startswith("git."):
+        return LabError(f"git failed: {told}", hint="the same again; where it stays so: git status, lab doctor")
+    return None
 
 
 if __name__ == "__main__":

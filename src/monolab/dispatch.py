@@ -11,23 +11,30 @@ from pathlib import Path
 
 from loguru import logger
 
-from monolab import device, pueue, receipts, snapshot
+from monolab import alerts, device, pueue, receipts, snapshot
 from monolab.paths import Lab
 from monolab.receipts import Request
 
 KEEP_DONE = 200  # finished tasks of ours that pueue keeps; thousands make it slow, and their logs lie in 6_runs/
 TYPED = re.compile(r"(^|[\s/;&|])(just|lab)\s")  # a command of ours
+FILLING = "filler"  # a file in 6_runs/.agent/, there while an autopilot fills an idle device
+SLOTS = 2  # of a device's group: one run has the device, the next is ready and waits for its lock. More would only wait
 LAST = -1  # of what fills an idle device: any idea goes before it
 FIRST = 1  # pueue's priority of runs that an open question waits for; new ideas have 0
 
 
+def follow(lab: Lab) -> None:
+    """Called when a run begins: where the device is to be filled, what comes next is looked for beside it, in a process of its own."""
+    if (lab.runs / ".agent" / FILLING).exists():
+        alerts.beside(lab, "tune", "--top-up")
+
+
 def prepare() -> str:
     """A daemon that answers, and this machine's group in it; the group's name. LabError where pueue is missing."""
-    started = pueue.ensure_daemon()
+    pueue.ensure_daemon()
     group = f"lab-{device.detect().name}"
-    pueue.ensure_group(group)
-    if started and pueue.groups()[group].status == "Paused":  # as a daemon does that comes back to queued tasks
-        pueue.resume(group)
+    pueue.ensure_group(group, SLOTS)
+    pueue.revive(group)
     known = pueue.tasks()
     scrub(known)
     if sum(task.state == "Done" for task in known if task.group == group) > KEEP_DONE:
@@ -98,21 +105,26 @@ def _claim(lab: Lab, run_id: str) -> bool:
     return True
 
 
-def send(lab: Lab, requests: list[Request], group: str, priority: int = 0, delay: float = 0.0) -> None:
+def send(lab: Lab, requests: list[Request], group: str, delay: float = 0.0) -> None:
     """Queue requests that are written, to run in `delay` seconds at the earliest. Where the daemon dies in between, what never was queued leaves no trace."""
     queued = 0
     try:
         for request in requests:
-            add(lab, request, group, priority, delay)
+            add(lab, request, group, delay)
             queued += 1
     finally:
         withdraw(lab, requests[queued:])
 
 
-def add(lab: Lab, request: Request, group: str, priority: int = 0, delay: float = 0.0) -> int:
+def add(lab: Lab, request: Request, group: str, delay: float = 0.0) -> int:
     """Make pueue's task for a request; its number."""
     command = [str(Path(sys.executable).with_name("lab")), "run", request.run_id]
-    return pueue.add(command, group=group, label=request.label or None, cwd=lab.root, priority=priority, delay=delay)
+    return pueue.add(command, group=group, label=request.label or None, cwd=lab.root, priority=_priority(request), delay=delay)
+
+
+def _priority(request: Request) -> int:
+    """What an open question waits for goes first, a new idea next; whatever only fills the device comes last, its replicates too."""
+    return LAST if "filler" in request.flags else FIRST if {"replicate", "retry"} & set(request.flags) else 0
 
 
 def withdraw(lab: Lab, requests: list[Request]) -> None:

@@ -19,7 +19,23 @@ from pathlib import Path
 
 from loguru import logger
 
-from monolab import backlog, device, dispatch, journal, problem, pueue, receipts, report, results, retries, settle, snapshot, supervise, verdicts
+from monolab import (
+    backlog,
+    device,
+    dispatch,
+    filesystem,
+    journal,
+    problem,
+    pueue,
+    receipts,
+    report,
+    results,
+    retries,
+    settle,
+    snapshot,
+    supervise,
+    verdicts,
+)
 from monolab.errors import LabError
 from monolab.paths import Lab
 from monolab.receipts import Receipt, Request
@@ -47,7 +63,7 @@ def quick(lab: Lab, *, queue: bool = True) -> list[Finding]:
 
     `queue`: also ask pueue for the runs that wait. Everything found is logged. Raises nothing that a damaged record could cause.
     """
-    found = [*_steps(lab, (_orphans, _torn_lines, _table, _open_runs))]
+    found = [*_steps(lab, (_orphans, _swept, _torn_lines, _table, _open_runs))]
     if queue:
         found += _steps(lab, (_lost,))
     for one in found:
@@ -57,18 +73,25 @@ def quick(lab: Lab, *, queue: bool = True) -> list[Finding]:
 
 def follow_up(lab: Lab, run_id: str) -> None:
     """What follows from a run that is over: its retry, and the verdicts that waited for it. Asked again after a kill, it does what is left."""
-    _follow_up(lab, [run_id], run_id)
+    for one in _follow_up(lab, [run_id], run_id):
+        logger.error(_line(one))
 
 
-def _follow_up(lab: Lab, run_ids: list[str], without: str = "") -> None:
-    done = []
+def _follow_up(lab: Lab, run_ids: list[str], without: str = "") -> list[Finding]:
+    """The same of several; what of them could not be read."""
+    done, unread = [], []
     for run_id in run_ids:
-        receipt = receipts.receipt(lab, run_id)
+        try:
+            receipt = receipts.receipt(lab, run_id)
+        except LabError as error:  # it stays open, and the others do not wait for it
+            unread.append(Finding(error.what, error.hint))
+            continue
         if receipt is None or _again(lab, receipt):
             done.append(run_id)
     settle.settle(lab, without)
     for run_id in done:
         backlog.finished_with(lab, run_id)
+    return unread
 
 
 def _again(lab: Lab, receipt: Receipt) -> bool:
@@ -97,7 +120,7 @@ def _orphans(lab: Lab) -> Iterator[Finding]:
     """Processes of a run whose supervisor is gone and that still hold the device are ended before anything else starts there."""
     machine = device.detect()
     held = device.holder(machine)
-    if not held or held.get("lab") != str(lab.root) or not isinstance(held.get("pid"), int) or os.path.exists(f"/proc/{held['pid']}"):
+    if not held or held.get("lab") != str(lab.root) or not isinstance(held.get("pid"), int) or backlog.lives(held["pid"]):
         return
     if left := supervise.left_by(held["pid"]):
         supervise.end(left)
@@ -111,10 +134,18 @@ def _orphans(lab: Lab) -> Iterator[Finding]:
         )
 
 
+def _swept(lab: Lab) -> Iterator[Finding]:
+    """Temporary folders of processes that are gone, of whichever lab: said in the log, for no record is concerned."""
+    if folders := filesystem.sweep():
+        logger.info(f"{len(folders)} temporary folder(s) of killed processes removed: {', '.join(str(one) for one in folders[:3])}")
+    yield from ()
+
+
 def _torn_lines(lab: Lab) -> Iterator[Finding]:
     """A record that ends in the middle of a line: that was never read by anybody, so it goes."""
-    for path in sorted(lab.runs.glob("*.jsonl")):  # records that are appended to line by line
-        name = path.name
+    names = os.listdir(lab.runs) if lab.runs.is_dir() else ()
+    for name in sorted(name for name in names if name.endswith(".jsonl")):  # records that are appended to line by line
+        path = lab.runs / name
         if _ends_whole(path):
             continue
         with results.locked(lab):
@@ -140,7 +171,9 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _table(lab: Lab) -> Iterator[Finding]:
-    """A row that was not appended after its receipt; then the table as a whole, where it is damaged."""
+    """A row that was not appended after its receipt; then the table as a whole, where it is damaged. Waits for nobody who only judges."""
+    if results.at_rest(lab):
+        return
     with results.locked(lab):
         results.resume(lab)
         try:
@@ -155,7 +188,7 @@ def _open_runs(lab: Lab) -> Iterator[Finding]:
     """A row for every run whose process is gone, and what follows from every run that is over."""
     over = []
     for run_id in backlog.opened(lab):
-        if not (backlog.over(lab, run_id) or (lab.run(run_id) / "started.json").exists()):
+        if not (backlog.over(lab, run_id) or backlog.started(lab, run_id)):
             continue  # it waits, and must find its claim free when it starts
         with backlog.claim(lab, run_id) as mine:
             if not mine:  # it is alive, and goes on to its receipt
@@ -169,7 +202,7 @@ def _open_runs(lab: Lab) -> Iterator[Finding]:
                 yield Finding(f"{run_id}: the process that ran it is gone; it has its row, with the status interrupted", repaired=True)
         over.append(run_id)
     if over:
-        _follow_up(lab, over)
+        yield from _follow_up(lab, over)
 
 
 def _interrupted(lab: Lab, run_id: str) -> Receipt:
@@ -197,8 +230,9 @@ def _clear(folder: Path) -> None:
 
 def _lost(lab: Lab) -> Iterator[Finding]:
     """Runs that were asked for and that pueue does not know (any more) are queued again; leftovers of asking are removed."""
-    marks = [path.name for path in receipts.open_marks(lab).glob("*") if not path.name.startswith(".")]
-    waiting = [name for name in marks if not backlog.over(lab, name) and not (lab.run(name) / "started.json").exists()]
+    folder = receipts.open_marks(lab)
+    marks = [name for name in os.listdir(folder) if not name.startswith(".")] if folder.is_dir() else []
+    waiting = [name for name in marks if not backlog.over(lab, name) and not backlog.started(lab, name)]
     if not waiting:
         return
     with dispatch.nobody_asks(lab) as free:
@@ -208,7 +242,7 @@ def _lost(lab: Lab) -> Iterator[Finding]:
         for name in waiting:
             if name in queued:
                 continue
-            if (lab.run(name) / "request.json").exists():
+            if backlog.asked_for(lab, name):
                 with backlog.claim(lab, name) as mine:
                     if mine and not backlog.over(lab, name):
                         yield _requeue(lab, receipts.request(lab, name))
@@ -233,7 +267,7 @@ def _requeue(lab: Lab, request: Request) -> Finding:
         return Finding(f"{request.run_id} waits in a queue that no daemon looked after: one does now", repaired=True)
     receipts.write_atomic(count, json.dumps({"times": [*times, receipts.now()]}))
     snapshot.keep(lab, request.run_id, request.commit, request.code_sha)
-    dispatch.add(lab, request, group, dispatch.FIRST if {"replicate", "retry"} & set(request.flags) else 0)
+    dispatch.add(lab, request, group)
     return Finding(
         f"{request.run_id} was asked for, and pueue had no task for it: queued again (lab cancel {request.run_id} takes it out)", repaired=True
     )
@@ -251,6 +285,7 @@ def examine(lab: Lab) -> list[Finding]:
     steps = (
         _temporaries,
         _orphans,
+        _swept,
         _torn_lines,
         _unmarked,
         _table,
@@ -325,7 +360,9 @@ def _daemons(lab: Lab) -> Iterator[Finding]:
     if pueue.answers() and (tasks := backlog.unfinished(lab)):
         groups = pueue.groups()
         for name in sorted({task.group for task in tasks.values() if task.state in ("Queued", "Paused")}):
-            if groups[name].status != "Running":
+            if groups[name].status != "Running" and pueue.revive(name):
+                yield Finding(f"pueue's group {name} was paused since its daemon was started again: it runs", repaired=True)
+            elif groups[name].status != "Running":
                 yield Finding(f"pueue's group {name} is paused, and runs wait in it", f"pueue start --group {name}")
 
 

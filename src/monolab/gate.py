@@ -15,9 +15,10 @@ from monolab.verdicts import Verdict
 FAILED = ("crash", "oom", "timeout", "invalid")  # what running it again would not mend
 
 
-def missing(lab: Lab, rows: list[Row], template: Request, seeds: list[int], now: dict[str, str], *, insist: bool = False) -> list[int]:
+def missing(lab: Lab, template: Request, seeds: list[int], now: dict[str, str], *, insist: bool = False) -> list[int]:
     """Those of `seeds` at which the code of `template` was not tried under the conditions `now`, nor is about to be.
 
+    The caller holds the lab's lock, and the rows are read here: of a run that ends in between, neither rows from before nor the backlog of now know.
     A seed that somebody cancelled, that was refused, or that stayed without evidence through all its retries, is left alone, unless one insists.
     """
 
@@ -30,6 +31,8 @@ def missing(lab: Lab, rows: list[Row], template: Request, seeds: list[int], now:
             template.args,
         )
 
+    results.resume(lab)  # one that was killed between its receipt and its row is not pending either
+    rows = results.view(lab)
     have = {one.seed for one in backlog.pending(lab) if same(one)}
     if not insist:
         have |= {one.seed for one in backlog.given_up(lab, template.idea) if same(one)}
@@ -44,10 +47,10 @@ def missing(lab: Lab, rows: list[Row], template: Request, seeds: list[int], now:
     return [seed for seed in seeds if seed not in have]
 
 
-def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict, *, insist: bool = False, sandboxed: bool = False) -> list[Request]:
+def advance(lab: Lab, problem: Problem, verdict: Verdict, *, insist: bool = False, sandboxed: bool = False) -> list[Request]:
     """Queue what the next look at an open question needs: first the reference's seeds, then the idea's own. Asked twice, it queues once.
 
-    With `sandboxed`, none of it may run without a sandbox.
+    With `sandboxed`, none of it may run without a sandbox. The caller holds the lab's lock.
     Raises LabError where no daemon answers, and where what they would be measured under is no longer what the idea's first seed was.
     """
     mine, anchor = (receipts.receipt(lab, runs[0]) for runs in (verdict.runs, verdict.gate.runs))
@@ -55,8 +58,8 @@ def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict, *, in
     if changed := [words for name, words in verdicts.CONDITIONS.items() if now[name] != getattr(mine, name)]:
         raise LabError(f"{verdict.idea} was measured before {', '.join(changed)} changed", hint=f"just queue {verdict.idea}, to measure it anew")
     offset = mine.seed - mine.seed % CONTROL_SEEDS if verdict.control else 0
-    references = [_again(lab, anchor, seed, {}) for seed in missing(lab, rows, anchor, list(verdict.gate.wants), now, insist=insist)]
-    own = missing(lab, rows, mine, [seed + offset for seed in verdict.gate.wants], now, insist=insist)
+    references = [_again(lab, anchor, seed, {}) for seed in missing(lab, anchor, list(verdict.gate.wants), now, insist=insist)]
+    own = missing(lab, mine, [seed + offset for seed in verdict.gate.wants], now, insist=insist)
     parents = {one.seed: one.run_id for one in (receipts.receipt(lab, run_id) for run_id in verdict.against_runs)}
     if mine.parent_idea == anchor.idea:
         parents |= {one.seed: one.run_id for one in references}
@@ -69,10 +72,10 @@ def advance(lab: Lab, problem: Problem, rows: list[Row], verdict: Verdict, *, in
     return queued
 
 
-def renew(lab: Lab, problem: Problem, rows: list[Row], template: Request, seeds: list[int]) -> list[Request]:
-    """Measure code that was measured under other conditions again under those of now, at `seeds`: the rolling re-baseline."""
+def renew(lab: Lab, problem: Problem, template: Request, seeds: list[int]) -> list[Request]:
+    """Measure code that was measured under other conditions again under those of now, at `seeds`: the rolling re-baseline. The caller holds the lab's lock."""
     now = conditions.current(lab, problem, device.detect())
-    queued = [_again(lab, template, seed, {}) for seed in missing(lab, rows, template, seeds, now)]
+    queued = [_again(lab, template, seed, {}) for seed in missing(lab, template, seeds, now)]
     _send(lab, queued)
     if queued:
         logger.info(
@@ -102,7 +105,7 @@ def _send(lab: Lab, queued: list[Request]) -> None:
         group = dispatch.prepare()
         with dispatch.asking(lab):
             dispatch.write(lab, queued)
-            dispatch.send(lab, queued, group, dispatch.FIRST)
+            dispatch.send(lab, queued, group)
 
 
 def _again(lab: Lab, template: Receipt | Request, seed: int, parents: dict[int, str]) -> Request:

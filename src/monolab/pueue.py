@@ -29,6 +29,7 @@ from monolab import keys
 from monolab.errors import LabError
 
 CALL_SECONDS = 30.0  # a client call that takes longer is a daemon that hangs
+RESUMED = "monolab.resumed"  # beside pueue's state: the groups that were looked after since the daemon was started here
 START_SECONDS = 10.0  # a daemon answers some 50 ms after its start
 NO_DAEMON = "Did you start"  # in each of the client's messages for it: no socket, no secret, no configuration
 SET_UP = "./just sets pueue up"
@@ -115,6 +116,7 @@ def ensure_daemon() -> bool:
         end_deaf()
         _drop_foreign_pid(pid_path)
         log = directory / "pueued.log"
+        (directory / RESUMED).write_text("")
         with log.open("ab") as output:
             daemon = subprocess.Popen(
                 [_binary("pueued")],
@@ -145,8 +147,25 @@ def ensure_group(name: str, parallel: int = 1) -> None:
 
 
 def resume(group: str) -> None:
-    """Let the tasks of a paused group run; a daemon that restarts over queued tasks pauses their groups."""
+    """Let the tasks of a paused group run."""
     _call("start", f"--group={group}")
+
+
+def revive(group: str) -> bool:
+    """Let a group run that the daemon came back with paused, as one does that restarts over queued tasks; whether it was.
+
+    Once in the life of a daemon that was started here, whoever comes first, also where that start was cut off or slow to answer: a later pause is the
+    user's. A daemon that the user started is left as it is.
+    """
+    record = _places()[0] / RESUMED
+    if not record.exists() or group in record.read_text().splitlines():
+        return False
+    paused = groups()[group].status == "Paused"
+    if paused:
+        resume(group)
+    with record.open("a") as file:
+        file.write(f"{group}\n")
+    return paused
 
 
 def add(

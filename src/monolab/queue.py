@@ -226,15 +226,16 @@ def enqueue(
     with dispatch.asking(lab):
         made = requests(lab, slug, tree, text, stage, seeds, args, required=True, sandboxed=sandboxed, filler=filler)
         if slug != BASELINE:
-            problem, rows = problems.load(lab), results.view(lab)
+            problem = problems.load(lab)
             try:
                 with results.locked(lab):
+                    rows = results.view(lab)
                     for reference in gate.references(lab, rows, made[0]):
-                        gate.renew(lab, problem, rows, reference, sorted({*range(FLOOR_SEEDS), *seeds}) if reference.idea == BASELINE else seeds)
+                        gate.renew(lab, problem, reference, sorted({*range(FLOOR_SEEDS), *seeds}) if reference.idea == BASELINE else seeds)
             except LabError:
                 dispatch.withdraw(lab, made)
                 raise
-        dispatch.send(lab, made, group, dispatch.LAST if filler else 0)
+        dispatch.send(lab, made, group)
     return made
 
 
@@ -246,14 +247,14 @@ def replicate(lab: Lab, slug: str, stage: str, *, sandboxed: bool = False) -> li
     if sandboxed:
         sandbox.require("--require-sandbox requires")
     doctor.quick(lab)
-    problem, rows = problems.load(lab), results.view(lab)
-    verdict = verdicts.judge(lab, problem, rows, slug, stage)
+    problem = problems.load(lab)
+    verdict = verdicts.judge(lab, problem, results.view(lab), slug, stage)
     if not verdict.gate.wants:
         raise LabError(
             f"{slug} ({stage}): {verdict.gate.why}; there is no further look", hint="a new version of the idea is a new question: just queue"
         )
     with results.locked(lab):
-        return gate.advance(lab, problem, rows, verdict, insist=True, sandboxed=sandboxed)
+        return gate.advance(lab, problem, verdict, insist=True, sandboxed=sandboxed)
 
 
 def agent() -> str:
@@ -278,29 +279,25 @@ def evaluate(lab: Lab, slug: str | None, text: str | None, stage: str, seed: int
 
 def cancel(lab: Lab, run_id: str, wait_seconds: float = 60.0) -> str:
     """End a run: a waiting one leaves the queue, a running one gets a row with the status `killed`. Returns what happened."""
-    if backlog.over(lab, run_id):
-        raise LabError(f"{run_id} is over already", hint=f"lab log {run_id}")
-    folder = lab.run(run_id)
-    task = backlog.unfinished(lab).get(run_id) if pueue.answers() else None
-    pid = backlog.alive(lab, run_id)
-    if task and pid is None:
-        receipts.write_atomic(folder / "cancelled.json", json.dumps({"time": receipts.now()}))  # first: what is in no queue is queued again
-        try:
-            pueue.remove(task.id)
-        except LabError:  # it has just begun
-            (folder / "cancelled.json").unlink()
-            raise
-        settle.settle(lab)  # it may have been the last one that its experiment waited for
-        return "taken out of the queue; it had not started"
-    if pid is None and (folder / "started.json").exists():
-        raise LabError(f"the process that ran {run_id} is gone", hint="lab doctor")
-    if pid is None:
-        receipts.write_atomic(folder / "cancelled.json", json.dumps({"time": receipts.now()}))
-        return "withdrawn; it was in no queue, and had not started"
+    folder, deadline = lab.run(run_id), time.monotonic() + wait_seconds
+    while True:
+        with backlog.claim(lab, run_id) as free:  # while it is held here, no process begins to carry the run out
+            if backlog.over(lab, run_id):
+                raise LabError(f"{run_id} is over already", hint=f"lab log {run_id}")
+            if free and (folder / "started.json").exists():
+                raise LabError(f"the process that ran {run_id} is gone", hint="lab doctor")
+            if free:
+                receipts.write_atomic(folder / "cancelled.json", json.dumps({"time": receipts.now()}))  # first: what is in no queue is queued again
+        if free:
+            return _withdraw(lab, run_id)
+        if pid := backlog.alive(lab, run_id):
+            break
+        if time.monotonic() > deadline:
+            raise LabError(f"{run_id} is held by a process that does not begin", hint=f"lab cancel {run_id} again, or: lab doctor")
+        time.sleep(0.05)  # it has just begun, and is about to say who it is
     receipts.write_atomic(folder / "stop.json", json.dumps({"time": receipts.now()}))  # however it ends now, it is not run again
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGCONT)  # pueue may have paused it
-    deadline = time.monotonic() + wait_seconds
     while time.monotonic() < deadline:
         if receipts.receipt(lab, run_id):
             return "killed; its row is in results.tsv"
@@ -308,3 +305,15 @@ def cancel(lab: Lab, run_id: str, wait_seconds: float = 60.0) -> str:
             return "stopped while it waited for the device; it had not started"
         time.sleep(0.05)
     raise LabError(f"{run_id} (pid {pid}) did not end within {wait_seconds:g} s", hint=f"kill -9 {pid}")
+
+
+def _withdraw(lab: Lab, run_id: str) -> str:
+    """Take a run out of the queue that was cancelled before it had started."""
+    task = backlog.unfinished(lab).get(run_id) if pueue.answers() else None
+    if task:
+        try:
+            pueue.remove(task.id)
+        except LabError as error:  # its process has just begun, sees that it is cancelled, and ends by itself
+            logger.info(error.what)
+    settle.settle(lab)  # it may have been the last one that its experiment waited for
+    return "taken out of the queue; it had not started" if task else "withdrawn; it was in no queue, and had not started"

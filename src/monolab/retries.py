@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from loguru import logger
 
-from monolab import backlog, dispatch, pueue, receipts, results
+from monolab import backlog, dispatch, pueue, receipts, results, supervise
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import Lab
@@ -28,27 +28,21 @@ class Transient(NamedTuple):
     name: str  # after `transient:` in the receipt's flags
     pattern: re.Pattern
     why: str
-    early: bool  # only before the first step of training, which a candidate reports, and within EARLY_SECONDS
+    early: bool  # only in training, before the first step of training, which a candidate reports, and within EARLY_SECONDS
     foreign: bool  # only where another process was seen to hold memory that the run lacked
 
 
 TABLE = (
     Transient(
         "cuda-init",
-        re.compile(
-            r"CUDA initialization:|CUDA driver initialization failed|cudaErrorInitializationError|CUDA error: initialization error|CUDA_ERROR_NOT_INITIALIZED"
-            r"|cuInit[^\n]{0,80}(failed|error)|CUDA error: unknown error|No CUDA GPUs are available|cudaErrorSystemNotReady|CUDA error: system not yet"
-        ),
+        supervise.DRIVER_DOWN,
         "the driver did not come up: it was being loaded, was reset, or had just lost a client",
         early=True,
         foreign=False,
     ),
     Transient(
         "device-busy",
-        re.compile(
-            r"CUDA-capable device\(s\) is/are busy or unavailable|cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE"
-            r"|CUDA error: all CUDA-capable devices"
-        ),
+        supervise.DEVICE_BUSY,
         "another process has the device to itself (exclusive mode), or an old context is still being torn down",
         early=True,
         foreign=False,
@@ -70,7 +64,8 @@ def recognise(tail: str, *, gpu: bool, seconds: float, step: int | None, foreign
     """The name of the transient failure that a failed child's log shows, or "".
 
     `seconds` it ran, `step`: the last it told of, `foreign_memory`: whether another process held memory that it lacked. Text alone is the
-    candidate's own, so it counts only together with such a fact: before training began, or with the memory of others measured.
+    candidate's own, so it counts only together with such a fact: before training began, or with the memory of others measured. In scoring there is
+    none: the candidate knows by then how its training went, and would draw again by saying so. `phases.score` scores the same checkpoint again instead.
     """
     before_training = not step and seconds <= EARLY_SECONDS
     for one in TABLE:
@@ -130,7 +125,7 @@ def again(lab: Lab, receipt: Receipt, *, insist: bool = False) -> Request | None
         if new:
             dispatch.write(lab, asked)  # which gives one whose id is taken another
         wait = 0.0 if insist or why == "interrupted" else min(policy.wait_seconds * 2 ** (tried - 1), LONGEST_WAIT)
-        dispatch.send(lab, asked, group, dispatch.FIRST, delay=wait)
+        dispatch.send(lab, asked, group, delay=wait)
     (request,) = asked
     later = f" in {wait:.0f} s" if wait else ""
     logger.info(f"{receipt.run_id}: {receipt.reason or why}; it runs again{later} as {request.run_id}")
