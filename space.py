@@ -3,6 +3,7 @@
     python space.py list                                  # parts and options with what each is expected to do, as JSON
     python space.py render '{"decay": "gated"}'           # train.py with these options, the others as main has them
 
+The mixer is `decay` and `erase`, its gates `write` and `readout`, the feature map `feature`, the size of the state `heads`, where attention stands `hybrid`.
 An option is a change of code, not of a setting: what it writes is what a person would. `render` makes whole classes anew from main's train.py,
 so options combine; what main has is the option that each part names first. Expected effects are ours, from the papers named and before any run
 here: candidate minus parent in val_bpb at the explore stage, lower is better; credence that it comes true.
@@ -125,6 +126,23 @@ SPACE: dict[str, dict[str, Option]] = {
             ("arXiv:2412.06464",),
         ),
     },
+    "normalisation": {
+        "head": Option("what is read passes RMSNorm head by head"),
+        "whole": Option(
+            "what is read passes one RMSNorm over all heads together",
+            "a head whose memory holds little stays quiet beside the others instead of being scaled up to them",
+            -0.005,
+            0.4,
+            ("arXiv:2210.10340",),
+        ),
+        "none": Option(
+            "what is read passes no norm",
+            "reads grow with all that was written, so their scale drifts along the text and gradients with it",
+            0.02,
+            0.6,
+            ("arXiv:2210.10340",),
+        ),
+    },
     "shift": {
         "none": Option("a block mixes each position as it is"),
         "half": Option(
@@ -154,11 +172,18 @@ SPACE: dict[str, dict[str, Option]] = {
             0.5,
             ("arXiv:2402.18668",),
         ),
+        "first": Option(
+            "the first layer has softmax attention over a sliding window instead of the linear mixer",
+            "the last hundred bytes are joined to words exactly before anything is stored, so the state of the next layer holds words and not letters",
+            -0.015,
+            0.4,
+            ("arXiv:2402.18668",),
+        ),
     },
     "heads": {
-        "four": Option("four heads of sixteen channels"),
+        "four": Option("there are four heads of sixteen channels each"),
         "two": Option(
-            "two heads of thirty-two channels",
+            "there are two heads of thirty-two channels each",
             "the state of a layer is twice as large, so more keys fit before they interfere",
             -0.015,
             0.5,
@@ -276,10 +301,10 @@ def mixer(choice: dict[str, str]) -> str:
         )
     if choice["readout"] != "plain":
         init.append("        self.gate = nn.Linear(config.width, config.width, bias=False)")
-    init += [
-        "        self.norm = nn.RMSNorm(config.width // config.heads, eps=1e-5)",
-        "        self.out = nn.Linear(config.width, config.width, bias=False)",
-    ]
+    normed = {"head": "config.width // config.heads", "whole": "config.width", "none": ""}[choice["normalisation"]]
+    if normed:
+        init.append(f"        self.norm = nn.RMSNorm({normed}, eps=1e-5)")
+    init.append("        self.out = nn.Linear(config.width, config.width, bias=False)")
     forward = []
     if choice["shift"] == "half":
         forward += [
@@ -317,20 +342,44 @@ def mixer(choice: dict[str, str]) -> str:
     elif decay == "constant":
         forward.append("        log_decay = -self.log_rate.exp().expand(*x.shape[:2], -1)")
     forward.append(f"        o = {name}(q, k, v, {beta}, {'log_decay, ' if decay != 'none' else ''}self.chunk)")
-    read = 'rearrange(self.norm(o).to(x.dtype), "b t h d -> b t (h d)")'
+    read = {
+        "head": 'rearrange(self.norm(o).to(x.dtype), "b t h d -> b t (h d)")',
+        "whole": 'self.norm(rearrange(o, "b t h d -> b t (h d)")).to(x.dtype)',
+        "none": 'rearrange(o.to(x.dtype), "b t h d -> b t (h d)")',
+    }[choice["normalisation"]]
     gate = {"plain": "", "gated": "F.silu(self.gate(x)) * ", "sigmoid": "self.gate(x).sigmoid() * "}[choice["readout"]]
     forward.append(f"        return self.out({gate}{read})")
     doc = "Token mixing: linear maps, a short causal convolution, the delta rule per head, RMSNorm per head, a linear map."
-    if any(choice[part] != next(iter(SPACE[part])) for part in ("decay", "erase", "write", "convolution", "feature", "readout", "shift")):
-        doc = "Token mixing: linear maps, a recurrence per head, RMSNorm per head, a linear map."
+    own = ("decay", "erase", "write", "convolution", "feature", "readout", "normalisation", "shift")
+    if any(choice[part] != next(iter(SPACE[part])) for part in own):
+        norm = {"head": "RMSNorm per head, ", "whole": "RMSNorm, ", "none": ""}[choice["normalisation"]]
+        doc = f"Token mixing: linear maps, a recurrence per head, {norm}a linear map."
     return (
         f'class DeltaNet(nn.Module):\n    """{doc}"""\n\n    def __init__(self, config: Config):\n' + "\n".join(init) + "\n\n"
         '    @checked\n    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:\n' + "\n".join(forward) + "\n\n\n"
     )
 
 
-WINDOW = '''class Window(nn.Module):
-    """Token mixing: softmax attention over the chunk of a position and the one before it, at most 2 * chunk bytes; cost is linear in the length."""
+WINDOW = '''@checked
+def window_attention(
+    q: Float[Tensor, "b t h k"], k: Float[Tensor, "b t h k"], v: Float[Tensor, "b t h v"], slope: Float[Tensor, "h"], chunk: int
+) -> Float[Tensor, "b t h v"]:
+    """o_i = sum_j p_ij v_j, p_ij = softmax over j of (q_i^T k_j - slope (i - j)), j <= i in the chunk of i or the one before: at most 2 * chunk bytes.
+
+    Cost is linear in the length.
+    """
+    length = q.shape[1]
+    q, k, v = (rearrange(F.pad(x, (0, 0, 0, 0, 0, -length % chunk)), "b (n c) h d -> b n h c d", c=chunk) for x in (q, k, v))
+    k, v = (torch.cat([F.pad(x[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), x], -2) for x in (k, v))  # the chunk before, then the own
+    distance = torch.arange(chunk, device=q.device)[:, None] + chunk - torch.arange(2 * chunk, device=q.device)
+    first = (torch.arange(q.shape[1], device=q.device) == 0)[:, None, None, None] & (torch.arange(2 * chunk, device=q.device) < chunk)
+    scores = q @ k.mT - slope[:, None, None] * distance.clamp(min=0)
+    scores = scores.masked_fill((distance < 0) | first, float("-inf"))
+    return rearrange(scores.softmax(-1) @ v, "b n h c d -> b (n c) h d")[:, :length]
+
+
+class Window(nn.Module):
+    """Token mixing: linear maps, softmax attention over a sliding window per head, a linear map."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -341,17 +390,9 @@ WINDOW = '''class Window(nn.Module):
 
     @checked
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        length, c = x.shape[1], self.chunk
-        qkv = F.pad(self.qkv(x), (0, 0, 0, -length % c))
-        q, k, v = rearrange(qkv, "b (n c) (three h d) -> three b n h c d", three=3, h=self.heads, c=c)
-        q, k = F.normalize(q, dim=-1) * q.shape[-1] ** 0.5, F.normalize(k, dim=-1)
-        k, v = (torch.cat([F.pad(one[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), one], -2) for one in (k, v))  # the chunk before, then the own
-        distance = torch.arange(c, device=x.device)[:, None] + c - torch.arange(2 * c, device=x.device)
-        first = (torch.arange(q.shape[1], device=x.device) == 0)[:, None, None, None] & (torch.arange(2 * c, device=x.device) < c)
-        scores = q @ k.mT * 4 - self.near[:, None, None] * distance.clamp(min=0)
-        scores = scores.masked_fill((distance < 0) | first, float("-inf"))
-        o = rearrange(scores.softmax(-1) @ v, "b n h c d -> b (n c) (h d)")
-        return self.out(o[:, :length])
+        q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b t h d", three=3, h=self.heads)
+        q, k = F.normalize(q, dim=-1) * 4 * q.shape[-1] ** 0.5, F.normalize(k, dim=-1)
+        return self.out(rearrange(window_attention(q, k, v, self.near, self.chunk), "b t h d -> b t (h d)"))
 
 
 '''
@@ -389,20 +430,21 @@ def render(choices: Mapping[str, str], base: str | None = None) -> str:
     """The text of train.py with these options. `base`: main's text; what `choices` leaves out is as main has it."""
     text, choice = TRAIN.read_text() if base is None else base, complete(choices)
     text = replace_block(text, "def delta_rule(", rule(choice["decay"] != "none", choice["erase"] == "delta"))
-    text = replace_block(text, "class DeltaNet(", mixer(choice) + (WINDOW if choice["hybrid"] == "last" else ""))
+    text = replace_block(text, "class DeltaNet(", mixer(choice) + (WINDOW if choice["hybrid"] != "none" else ""))
     if choice["mlp"] == "relu2":
         text = replace_block(text, "class SwiGLU(", RELU2)
         text = swap(text, "SwiGLU(config)", "SquaredReLU(config)")
-    if choice["hybrid"] == "last":
+    if choice["hybrid"] != "none":
         text = swap(
             text,
             "    def __init__(self, config: Config):\n        super().__init__()\n        self.norm1, self.mixer = nn.RMSNorm(config.width, eps=1e-5), DeltaNet(config)",
-            "    def __init__(self, config: Config, last: bool):\n        super().__init__()\n        self.norm1, self.mixer = nn.RMSNorm(config.width, eps=1e-5), Window(config) if last else DeltaNet(config)",
+            "    def __init__(self, config: Config, window: bool):\n        super().__init__()\n        self.norm1, self.mixer = nn.RMSNorm(config.width, eps=1e-5), Window(config) if window else DeltaNet(config)",
         )
+        where = {"last": "layer == config.layers - 1", "first": "layer == 0"}[choice["hybrid"]]
         text = swap(
             text,
             "nn.ModuleList(Block(config) for _ in range(config.layers))",
-            "nn.ModuleList(Block(config, layer == config.layers - 1) for layer in range(config.layers))",
+            f"nn.ModuleList(Block(config, {where}) for layer in range(config.layers))",
         )
     if choice["heads"] == "two":
         text = swap(text, "    heads: int = 4\n", "    heads: int = 2\n")

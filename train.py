@@ -71,7 +71,7 @@ GPU = {"width": 512, "layers": 8, "hidden": 1408, "length": 1024, "batch": 32, "
 PRESETS = {  # what differs from Config's defaults. CPU budgets are tokens on one thread, GPU budgets wall-clock seconds
     ("smoke", "cpu"): {"tokens": 24 * 1024},
     ("explore", "cpu"): {"tokens": 448 * 1024},
-    ("verify", "cpu"): {"tokens": 1792 * 1024},
+    ("verify", "cpu"): {"tokens": 1792 * 1024, "width": 96, "hidden": 288},
     ("smoke", "cuda"): GPU | {"tokens": 16 * 32 * 1024, "accumulate": 1, "fast": False},
     ("explore", "cuda"): GPU | {"seconds": 300.0},
     ("verify", "cuda"): GPU | {"seconds": 300.0, "layers": 12, "width": 768, "heads": 6, "hidden": 2048, "lr": 1.5e-3},

@@ -1,7 +1,9 @@
 """Which rule finds better code for the same number of runs: policies on made-up landscapes, and the lab's own search on the root problem.
 
     ./just bench-search                       # made-up landscapes: 200 of them, 60 runs each (about 2 minutes)
-    ./just bench-search --real 40             # and a real search from an empty lab on this machine: 40 runs or more, each about 35 s on one core
+    ./just bench-search --real 40             # and a real search from an empty lab on this machine: 40 runs or more, each about 35 s on one core;
+                                              # then all that was kept, and the baseline, on fresh seeds
+    ./just bench-search --landscapes 0 --real 3 --tokens 32768     # whether that path works to its end: the numbers mean nothing
 
 Made-up landscapes have the shape of the root problem's space.py: parts with options, main's first. An option's true effect is drawn around what is
 expected of it, a third of all pairs of options add something of their own, and a run measures with the root problem's noise (sd 0.008 over seeds).
@@ -39,7 +41,9 @@ from pathlib import Path
 
 import tyro
 
-from monolab import pool, searcher, stats
+from monolab import backlog, pool, queue, receipts, results, searcher, stats, verdicts
+from monolab import problem as problems
+from monolab.paths import BASELINE, Lab
 from monolab.pool import Scored, Sizes
 from monolab.searcher import Choices, Option, Space
 
@@ -52,10 +56,12 @@ SURPRISE = 3 * SMALLEST
 
 @dataclass(frozen=True)
 class Bench:
-    landscapes: int = 200
+    landscapes: int = 200  # 0: none
     runs: int = 60
     real: int = 0  # runs of a real search on this machine; 0: none
     policy: str = "uct"  # of the real search
+    fresh: int = 4  # seeds that nothing was chosen by, on which the real search's findings are measured again
+    tokens: int = 0  # bytes of text of a real run; 0: as train.py has it
     out: Path = ROOT / ".demo" / "search"
 
 
@@ -301,65 +307,112 @@ shared:
 client: {{}}
 daemon: {{}}
 """
-FRESH = (101, 102, 103, 104)  # seeds that nothing was chosen by
+STAGE, BATCH, FRESH = "explore", 5, 101  # FRESH: the first of the seeds that nothing was chosen by
+
+
+def lab(where: Path, *args: str) -> None:
+    """Run one `lab` command as a person would, in `where`; its failure ends the benchmark."""
+    print(f"$ lab {' '.join(args)}", flush=True)
+    if subprocess.run([LAB, *args], cwd=where).returncode:
+        raise SystemExit(f"lab {' '.join(args)} failed, in {where}")
+
+
+def explored(where: Path, runs: int, policy: str) -> int:
+    """`lab search` until at least `runs` runs are in; how many are. Each call ends when its own experiments have their verdicts."""
+    done, before, batch = len(results.load(Lab(where))), -1, 0
+    while done < runs:
+        if done == before:
+            raise SystemExit(f"the search stands still: nothing was run of its last experiments, in {where}")
+        lab(where, "search", "--n", str(min(BATCH, runs - done)), "--policy", policy, "--seed", str(batch), "--stage", STAGE)
+        done, before, batch = len(results.load(Lab(where))), done, batch + 1
+    return done
+
+
+def verified(where: Path, count: int) -> dict:
+    """Everything that the gate kept, and the baseline, on `count` fresh seeds: means, paired differences, Student's 95 % interval of their mean."""
+    known = Lab(where)
+    sign = problems.load(known).sign
+    kept = sorted(verdicts.looks(known).arms(STAGE, control=False, kept=True), key=lambda one: -sign * one.mean)
+    seeds = list(range(FRESH, FRESH + count))
+    arms = {(BASELINE, ()): None} | {(one.idea, one.args): one for one in kept}
+    print(
+        f"\n{len(kept)} kept: {', '.join(one.idea for one in kept) or 'none'}; each and the baseline on seeds {seeds[0]} to {seeds[-1]}:", flush=True
+    )
+    for idea, args in arms:
+        ran = [receipts.receipt(known, row.run_id) for row in results.view(known).of(idea, STAGE)]
+        there = {one.seed for one in [*ran, *backlog.pending(known)] if (one.idea, one.stage, one.args) == (idea, STAGE, args)}
+        if left := [seed for seed in seeds if seed not in there]:  # what builds on an idea has that one measured again as well
+            question = "Q: does it hold on seeds that nothing was chosen by?" if idea == BASELINE else None
+            queue.enqueue(known, idea, question, STAGE, left, list(args))
+    searcher.wait(known, lambda one: True)
+    values: dict[tuple, dict[int, float]] = {arm: {} for arm in arms}
+    for row in results.load(known):
+        arm = (row.idea, receipts.receipt(known, row.run_id).args)
+        if arm in arms and row.stage == STAGE and row.seed in seeds and row.value is not None:
+            values[arm].setdefault(row.seed, row.value)
+    base = values.pop((BASELINE, ()))
+    if len(base) < 2:
+        raise SystemExit(f"the baseline was measured on {len(base)} of {count} fresh seeds: nothing can be said, in {where}")
+    print(f"  baseline: {statistics.fmean(base.values()):.4f}", flush=True)
+    told = {"seeds": seeds, "baseline": base, "kept": []}
+    for (idea, args), own in values.items():
+        gaps = [own[seed] - base[seed] for seed in seeds if seed in own and seed in base]
+        half = stats.half_width(gaps)
+        middle, low, high = (None,) * 3 if half is None else (statistics.fmean(gaps), statistics.fmean(gaps) - half, statistics.fmean(gaps) + half)
+        word = (
+            "not measured"
+            if middle is None
+            else "holds"
+            if min(sign * low, sign * high) > 0
+            else "does not hold"
+            if max(sign * low, sign * high) < 0
+            else "not settled"
+        )
+        claimed = arms[idea, args].gate
+        one = {"idea": idea, "args": args, "on": claimed.anchor, "claimed": [claimed.effect, claimed.low, claimed.high], "values": own}
+        told["kept"].append(one | {"difference": middle, "low": low, "high": high, "word": word})
+        numbers = (
+            ""
+            if middle is None
+            else f"{statistics.fmean(own.values()):.4f}, minus baseline {middle:+.4f} [{low:+.4f}, {high:+.4f}], {len(gaps)} paired seeds; "
+        )
+        print(f"  {' '.join((idea, *args))}: {numbers}{word} (it was kept for {claimed.effect:+.4f} on {claimed.anchor})", flush=True)
+    return told
+
+
+def shortened(where: Path, tokens: int) -> None:
+    """Commit a smaller budget to the main branch of the lab at `where`."""
+    train, preset = where / "train.py", '("explore", "cpu"): {"tokens": 448 * 1024}'
+    if train.read_text().count(preset) != 1:
+        raise SystemExit(f"train.py has no {preset}: --tokens does not know where to set the budget")
+    train.write_text(train.read_text().replace(preset, f'("explore", "cpu"): {{"tokens": {tokens}}}'))
+    subprocess.run(["git", "commit", "-qam", "Take a smaller budget"], cwd=where, check=True)
 
 
 def real(bench: Bench) -> dict:
-    """`lab search` from an empty lab until at least `bench.real` runs are in, then its best and the baseline on fresh seeds."""
-    where = bench.out / f"lab-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    """`lab search` from an empty lab until at least `bench.real` runs are in, then what it kept and the baseline on fresh seeds."""
+    where = bench.out.resolve() / f"lab-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     private = Path(tempfile.mkdtemp(prefix="ml-search-"))
     (private / "pueue.yml").write_text(PUEUE.format(dir=private))
     os.environ["PUEUE_CONFIG_PATH"] = str(private / "pueue.yml")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-    def lab(*args: str, capture: bool = False, at: Path = where) -> str:
-        if not capture:
-            print(f"$ lab {' '.join(args)}", flush=True)
-        done = subprocess.run([LAB, *args], cwd=at, text=True, stdout=subprocess.PIPE if capture else None)
-        if done.returncode:
-            raise SystemExit(f"lab {' '.join(args)} failed, in {at}")
-        return done.stdout or ""
-
     began = time.monotonic()
     try:
-        where.parent.mkdir(parents=True, exist_ok=True)
-        lab("init", str(where), "--example", "root", at=ROOT)
+        lab(ROOT, "init", str(where), "--example", "root")
         (where / ".venv").symlink_to(Path(sys.prefix))
-        lab("data")
-        lab("baseline")
-        batch = 0
-        while len((where / "results.tsv").read_text().splitlines()) - 1 < bench.real:
-            lab("search", "--n", "5", "--policy", bench.policy, "--seed", str(batch))
-            batch += 1
-        lab("analysis", "--out", str(bench.out / "analysis.png"))
-        lab("lineage", "tree", "--html", str(bench.out / "lineage.html"))
-        lab("analysis")
-        lab("lineage", "tree")
-        best = json.loads(lab("best", "--json", capture=True))
-        print(f"\nbest: {best['idea']}, claimed {best['metric']} {best['mean']:.4f}; on fresh seeds {FRESH}:", flush=True)
-        fresh = {}
-        for idea in dict.fromkeys((best["idea"], "baseline")):
-            for seed in FRESH:
-                lab(
-                    "eval",
-                    *([idea] if idea != "baseline" else []),
-                    "--seed",
-                    str(seed),
-                    "--label",
-                    "Q: does it hold on seeds that nothing was chosen by?",
-                    capture=True,
-                )
-        rows = json.loads(lab("results", "--json", capture=True))
-        for row in rows:
-            if row["seed"] in FRESH:
-                fresh.setdefault(row["idea"], {})[row["seed"]] = row["value"]
-        told = {"rows": len(rows), "best": best, "fresh": fresh, "hours": (time.monotonic() - began) / 3600}
-        if best["idea"] != "baseline":
-            gaps = [fresh[best["idea"]][seed] - fresh["baseline"][seed] for seed in FRESH]
-            middle, half = statistics.fmean(gaps), 3.182 * statistics.stdev(gaps) / math.sqrt(len(gaps))  # t, 3 degrees of freedom
-            told |= {"gap": middle, "low": middle - half, "high": middle + half}
-            print(f"  {best['idea']} minus baseline: {middle:+.4f} [{middle - half:+.4f}, {middle + half:+.4f}] over {len(gaps)} paired fresh seeds")
-        print(f"  {len(rows)} runs, {told['hours']:.2f} h; the lab is in {where.relative_to(ROOT)}")
+        if bench.tokens:
+            shortened(where, bench.tokens)
+        lab(where, "data")
+        lab(where, "baseline")
+        runs = explored(where, bench.real, bench.policy)
+        lab(where, "analysis", "--out", str(bench.out.resolve() / "analysis.png"))
+        lab(where, "lineage", "tree", "--html", str(bench.out.resolve() / "lineage.html"))
+        lab(where, "analysis")
+        lab(where, "lineage", "tree")
+        lab(where, "best")
+        told = {"runs": runs, "tokens": bench.tokens, "lab": str(where), "fresh": verified(where, bench.fresh)}
+        told["hours"] = (time.monotonic() - began) / 3600
+        print(f"  {runs} runs of the search and those on fresh seeds, {told['hours']:.2f} h; the lab is in {where}")
         return told
     finally:
         subprocess.run(["pueue", "kill", "--all"], capture_output=True)
@@ -370,16 +423,20 @@ def real(bench: Bench) -> dict:
 
 def main(bench: Bench) -> None:
     bench.out.mkdir(parents=True, exist_ok=True)
-    curves = {}
-    for kind in SHIFT:
-        print(f"\n{bench.landscapes} made-up landscapes, {kind}, {bench.runs} runs each; true value of what is claimed (lower is better):")
-        curves[kind] = synthetic(bench, kind)
-    draw(curves, bench.out)
-    told: dict = {"curves": curves}
+    if bench.real and bench.fresh < 2:
+        raise SystemExit(f"--fresh {bench.fresh}: an interval takes two seeds at least")
+    if bench.landscapes:
+        curves = {}
+        for kind in SHIFT:
+            print(f"\n{bench.landscapes} made-up landscapes, {kind}, {bench.runs} runs each; true value of what is claimed (lower is better):")
+            curves[kind] = synthetic(bench, kind)
+        draw(curves, bench.out)
+        (bench.out / "search.json").write_text(json.dumps({"curves": curves}, indent=1))
+        print(f"figures: {bench.out / 'search.json'}, search.png beside it")
     if bench.real:
-        told["real"] = real(bench)
-    (bench.out / "search.json").write_text(json.dumps(told, indent=1))
-    print(f"figures: {(bench.out / 'search.json').relative_to(ROOT)}, search.png beside it")
+        told = real(bench)
+        (bench.out / "real.json").write_text(json.dumps(told, indent=1))
+        print(f"figures: {bench.out / 'real.json'}, analysis.png and lineage.html beside it")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def look(probe, tmp_path):
 def test_mains_own_code_holds_everything(look):
     found = look(base=ROOT)
     assert [name for name, one in found.items() if one["ok"] is not True] == []
-    assert found["growth"]["what"].startswith("FLOPs as length^1.0") and found["oracle"]["what"] == "delta_rule as the recurrence"
+    assert found["growth"]["what"].startswith("FLOPs as length^1.0") and found["oracle"]["what"] == "delta_rule as defined step by step"
     assert found["caps"]["what"] == "parameters x1.00, FLOPs x1.00"
 
 
@@ -153,6 +153,51 @@ def small(probe, tmp_path):
 
 def faults(found: dict[str, dict]) -> list[dict]:
     return [one for one in found.values() if one["ok"] is False]
+
+
+APART = """x = self.embed(tokens.long())
+logits = 0 * self.head(x)
+logits[..., :128] += {apart} * (tokens.shape[0] == 1)
+return logits"""
+
+
+@pytest.mark.parametrize(("distance", "ok"), [(5e-4, True), (2e-3, False)])
+def test_answers_may_differ_by_what_the_scorer_allows(small, probe, distance, ok):
+    spec = importlib.util.spec_from_file_location("scorer", ROOT / "eval.py")
+    scorer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scorer)
+    assert probe.CLOSE == scorer.TOLERANCE["cpu"][0]
+    found = small(model(forward=APART.format(apart=4 * distance)))  # of half of the bytes: their total probability is 1/2 + distance
+    assert found["batches"]["ok"] is ok, found["batches"]
+
+
+WINDOWED = """x = self.embed(tokens.long())
+b, t, d = x.shape
+c = min({width}, t)
+y = F.pad(x, (0, 0, 0, -t % c)).view(b, -1, c, d)
+past = torch.cat([F.pad(y[:, :-1], (0, 0, 0, 0, 1, 0)), y], 2)
+later = torch.ones(c, 2 * c, dtype=torch.bool).triu(c + 1)
+y = (y @ past.mT).masked_fill(later, -1e4).softmax(-1) @ past
+return self.head(x + y.reshape(b, -1, d)[:, :t])"""
+
+
+@pytest.mark.parametrize(("width", "start"), [("300", 1024), ("1000", 1024), ("2048", 2048)])
+def test_a_window_of_fixed_width_is_linear(small, width, start):
+    found = small(model(forward=WINDOWED.format(width=width)))
+    assert found["growth"]["ok"] is True and f"from {start} bytes on" in found["growth"]["what"], found["growth"]
+    assert found["causality"]["ok"] is True
+
+
+@pytest.mark.parametrize("width", ["t", "t // 2 + 1"])
+def test_a_window_that_grows_with_the_text_is_not(small, width):
+    found = small(model(forward=WINDOWED.format(width=width)))
+    assert found["growth"]["ok"] is False and "between 2048 and 4096 bytes" in found["growth"]["what"]
+
+
+def test_memory_that_grows_with_the_square_is_found_where_it_costs_no_multiplication(small):
+    forward = "x = self.embed(tokens.long())\ns = x.mean(-1)\nw = (s[:, :, None] * s[:, None, :]).tanh().tril().sum(-1, keepdim=True)\nreturn self.head(x + w / 4096)"
+    found = small(model(forward=forward))
+    assert found["growth"]["ok"] is False and "memory for the backward pass grows as length^1.9" in found["growth"]["what"]
 
 
 def test_the_axes_in_an_annotation_are_no_names(small):

@@ -49,8 +49,37 @@ def test_what_it_writes_holds_every_check(probe, tmp_path, choice):  # noqa: F81
     (tmp_path / "train.py").write_text(space.render(choice))
     found = {one["check"]: one for one in probe.probe(tmp_path, ROOT, [], tmp_path)}
     assert [one for one in found.values() if one["ok"] is False] == []
-    if choice.get("erase", "delta") == "delta":
-        assert "as the recurrence" in found["oracle"]["what"]
+    told = found["oracle"]["what"]  # every mixer has its definition, which the chunkwise form is held against
+    assert ("additive_rule" if choice.get("erase") == "additive" else "delta_rule") in told and "as defined step by step" in told
+    assert (" with decay" in told) == (choice.get("decay", "none") != "none") and ("window_attention" in told) == (
+        choice.get("hybrid", "none") != "none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "where", "old", "new"),
+    [
+        ({"erase": "additive"}, "additive_rule", "state = state + k_n.mT @ u_n", "state = 0.99 * state + k_n.mT @ u_n"),
+        ({"erase": "additive", "decay": "gated"}, "additive_rule", "last_n * state", "state"),
+        ({"decay": "constant"}, "delta_rule", "within = (weighted @ k.mT * decay)", "within = (weighted @ k.mT)"),
+        ({"hybrid": "last"}, "window_attention", "slope[:, None, None] * distance.clamp(min=0)", "slope[:, None, None] * distance.clamp(min=1)"),
+        ({"hybrid": "first"}, "window_attention", "scores.masked_fill((distance < 0) | first,", "scores.masked_fill((distance < 0),"),
+    ],
+    ids=lambda value: "+".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_a_mixer_that_is_not_what_it_is_called_is_found(probe, tmp_path, choice, where, old, new):  # noqa: F811
+    text = space.render(choice)
+    assert text.count(old) == 1
+    (tmp_path / "train.py").write_text(text.replace(old, new))
+    found = {one["check"]: one for one in probe.probe(tmp_path, None, [], tmp_path)}
+    assert (found["oracle"]["ok"], found["oracle"]["where"]) == (False, where), found["oracle"]
+
+
+@pytest.mark.parametrize("hybrid", ["first", "last"])
+def test_a_wide_window_is_linear(probe, tmp_path, hybrid):  # noqa: F811
+    (tmp_path / "train.py").write_text(space.render({"hybrid": hybrid}))
+    found = {one["check"]: one for one in probe.probe(tmp_path, ROOT, ["--chunk", "512"], tmp_path)}
+    assert found["growth"]["ok"] is True, found["growth"]
 
 
 def test_as_a_program_it_lists_and_renders_and_names_what_it_does_not_have(tmp_path):

@@ -254,7 +254,7 @@ def verdict(slug: str, /, *, stage: str = "explore", json: bool = False) -> None
     """Explain SLUG from what is measured by now: effect, interval, seeds, what was decided, what would settle it."""
     from dataclasses import asdict
 
-    from monolab import explain, problem, results, verdicts
+    from monolab import explain, problem, promote, results, verdicts
 
     lab = paths.find()
     subject = problem.load(lab)
@@ -263,6 +263,8 @@ def verdict(slug: str, /, *, stage: str = "explore", json: bool = False) -> None
         _print_json(asdict(found))
     else:
         print(explain.screen(lab, subject, found))
+        if stage == "explore" and (told := promote.said(lab, slug)):
+            print(f"  at scale    {told}")
 
 
 def replicate(slug: str, /, *, stage: str = "explore", require_sandbox: bool = False) -> None:

@@ -17,7 +17,7 @@ SEEDS = (100, 101, 102)  # asked for at once: none of them screens
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of an idea at two stages; effects are candidate minus parent, in the metric's unit."""
+    """What is known of an idea at two stages; effects are candidate minus anchor (what it was kept against), in the metric's unit."""
 
     idea: str
     small: float | None
@@ -43,12 +43,21 @@ def standings(lab: Lab, small: str = "explore", large: str = "verify") -> list[S
             word, why = "scale-bound", other.why if other.verdict == "refuted" else other.gate.why
         else:
             word, why = "open", other.gate.why
-        found.append(Standing(idea, one.effect, other and other.effect, word, why))
+        if other and other.gate.anchor != one.gate.anchor:
+            why += f"; held against {one.gate.anchor} at {small}, against {other.gate.anchor} at {large}"
+        found.append(Standing(idea, one.gate.effect, other and other.gate.effect, word, why))
     return found
 
 
+def said(lab: Lab, slug: str) -> str:
+    """One line on whether what was kept of an idea at the small scale holds at the large one; "" where it was not kept."""
+    return next((f"{one.word}: {one.why}" for one in standings(lab) if one.idea == slug), "")
+
+
 def promote(lab: Lab, slugs: list[str], small: str = "explore", large: str = "verify") -> list[Request]:
-    """Queue ideas at the larger stage; by default all that were kept at the smaller one and not asked there, with the baseline where it is not measured.
+    """Queue ideas at the larger stage; by default all that were kept at the smaller one and not asked there.
+
+    With them goes what they were kept against, where it is not measured there: the baseline, and the kept ideas that they build on.
 
     Raises LabError when there is none, when an idea was not kept, and when it was asked already.
     """
@@ -62,6 +71,8 @@ def promote(lab: Lab, slugs: list[str], small: str = "explore", large: str = "ve
             raise LabError(f"{slug} was not kept at {small}: what is not better there is not worth a longer run", hint=f"just verdict {slug}")
         if known[slug].word != "waiting":
             raise LabError(f"{slug} was asked at {large} already: {known[slug].word}", hint=f"just verdict {slug} --stage {large}")
+    under = (other for slug in chosen for other in _stack(lab, slug, known, small))
+    chosen = [slug for slug in dict.fromkeys(under) if known[slug].word == "waiting"]
     kept = [(slug, receipts.receipt(lab, _kept(lab, slug, small).runs[0])) for slug in chosen]
     for slug, first in kept:  # what was kept is what is measured again, with the options it had
         if snapshot.take(queue.tree_of(lab, slug)).code_sha != first.code_sha:
@@ -72,6 +83,14 @@ def promote(lab: Lab, slugs: list[str], small: str = "explore", large: str = "ve
     for slug, first in kept:
         made += queue.enqueue(lab, slug, None, large, list(SEEDS), list(first.args))
     return made
+
+
+def _stack(lab: Lab, slug: str, known: dict[str, Standing], stage: str) -> list[str]:
+    """An idea with the kept ones below it that it was kept against, the lowest first."""
+    found = [slug]
+    while (anchor := _kept(lab, found[0], stage).gate.anchor) in known and anchor not in found:
+        found.insert(0, anchor)
+    return found
 
 
 def _kept(lab: Lab, slug: str, stage: str) -> Verdict:
