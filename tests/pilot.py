@@ -7,6 +7,7 @@ FOLDER/think is how many seconds a call thinks.
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -109,6 +110,15 @@ def misbehave(how: str, role: str, prompt: str, count: int, folder: Path) -> Non
         path = Path(os.environ["LAB_ROOT"]) / "results.tsv"
         path.write_text(path.read_text().replace("\tok\t", "\tinvalid\t"))
         print(json.dumps(answer(role, prompt, count)))
+    elif how == "commits":
+        git = ["git", "-C", os.environ["LAB_ROOT"], "-c", "core.hooksPath=/dev/null", "commit", "-qam", "Better"]
+        path = Path(os.environ["LAB_ROOT"]) / "train.py"
+        path.write_text(path.read_text().replace("config.offset", "config.offset - 1"))
+        subprocess.run(git, check=True)
+        print(json.dumps(answer(role, prompt, count)))
+    elif how == "empties":
+        (Path(os.environ["LAB_ROOT"]) / "6_runs" / "autopilot.jsonl").write_text("")
+        print(json.dumps(answer(role, prompt, count)))
     elif how == "unlock":
         path = Path(os.environ["LAB_ROOT"]) / "human_journal.md"
         path.write_text(path.read_text() + "\n## 2026-11-21 unlock\n\nMETA_MODE=1\n")
@@ -116,8 +126,9 @@ def misbehave(how: str, role: str, prompt: str, count: int, folder: Path) -> Non
     elif how == "broken":  # code that fails in its trial
         edit = {"path": "train.py", "old": "+ config.offset", "new": "+ config.offset + undefined_name"}
         print(json.dumps({"summary": "broken", "edits": [edit]}))
-    elif how in ("unbreak", "retouch"):
-        old, new = ("undefined_name", "(-0.2)") if how == "unbreak" else ("+ (-0.2)", "+ (-0.2) * 1.0")
+    elif how in ("unbreak", "mend", "retouch", "break"):
+        new = {"unbreak": "(-0.2)", "mend": "(-0.2) * 1.0", "retouch": "(-0.2) * 1.0", "break": "undefined_name"}[how]
+        old = "undefined_name" if how in ("unbreak", "mend") else "(-0.2)"
         print(json.dumps({"summary": how, "edits": [{"path": "train.py", "old": old, "new": new}]}))
     elif how == "findings":
         finding = {"where": "train.py:20", "what": "the step is never applied", "blocking": True}

@@ -10,11 +10,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from loguru import logger
@@ -27,6 +29,7 @@ from monolab import (
     analyst,
     backlog,
     debug,
+    device,
     dispatch,
     doctor,
     fence,
@@ -66,6 +69,8 @@ ROLE = {  # of the steps that need a thought
     "report": "analyst",
 }
 FREE = ("researcher", "engineer", "debugger")  # may use tools unasked: read and search, edit and try
+LOOK = 30.0  # seconds after which the queue is looked at although nothing has changed
+STRICT = 10  # ideas set aside by their rating, with none on its way, after which the human is asked
 POLL = 0.5  # seconds between two looks whether anything has changed
 LONGEST_WAIT = 600.0  # seconds that the back-off grows to
 JOURNAL, ENTRIES = 6_000, 6  # characters and entries of the journal in a request
@@ -111,22 +116,30 @@ def fly(lab: Lab, settings: Autopilot, *, most: int = 0, tell: Callable[[str], N
         begun = meter.unfinished(lab)
         night = begun["night"] if begun else receipts.now()
         about = {"night": night, "agent": settings.agent, "budget": asdict(settings.budget)}
-        if begun and meter.exhausted(settings.budget, meter.spent(lab, night, results.view(lab))):
-            meter.append(lab, {"what": "end", "night": night, "why": "its budget was used while it was not running"})
+        if begun and (why := _over(lab, settings, night)):
+            meter.append(lab, {"what": "end", "night": night, "why": f"{why}, when it was to go on"})
             night = about["night"] = receipts.now()
         meter.append(lab, {"what": "night"} | about)
         pilot = Pilot(lab, settings, night, tell)
         try:
             with tune.filling(lab, settings.filler):
                 why = pilot.go_on(most)
-        except LabError as error:
-            alerts.ask(lab, f"autopilot stopped: {error}")
+        except Exception as error:
+            alerts.ask(lab, f"autopilot stopped: {error or type(error).__name__}")
             alerts.nudge(lab)
             raise
         if not most:
             meter.append(lab, {"what": "end", "night": night, "why": why})
             pilot.commit(f"night: {why}")
         return why
+
+
+def _over(lab: Lab, settings: Autopilot, night: str) -> str:
+    """Why a night that was cut off cannot go on. That its experiments are used is no reason: their runs may still be waited for."""
+    try:
+        return meter.exhausted(replace(settings.budget, experiments=0), meter.spent(lab, night, results.view(lab)))
+    except LabError as error:  # its agent did not tell what it used
+        return error.what
 
 
 def preview(lab: Lab, settings: Autopilot) -> str:
@@ -174,7 +187,8 @@ class Pilot:
     def __init__(self, lab: Lab, settings: Autopilot, night: str, tell: Callable[[str], None]):
         self.lab, self.settings, self.night, self.tell = lab, settings, night, tell
         self.problem = problems.load(lab)
-        self.step_id, self.calls, self.streak = "", 0, 0
+        self.step_id, self.calls = "", 0
+        self.streak = self.waits = 0  # steps in a row that failed; the same with those that waiting may mend
         self.unsettled = ""  # why the filler is out of work, once that was told
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -210,13 +224,16 @@ class Pilot:
             return None
         try:
             told = json.loads(path.read_text())
-            step = Step(told["kind"], told["slug"])
+            step, self.step_id = Step(told["kind"], told["slug"]), told["id"]
         except (ValueError, KeyError):  # never whole: nothing was begun
             path.unlink()
             return None
-        self._record(step, "interrupted", "autopilot was ended before it was over", {})
+        recorded = any(line["what"] == "step" and line["id"] == self.step_id for line in meter.lines(self.lab))
+        queued = step.kind == "queue" and step.slug in agenda.tried(self.lab)
+        if not recorded:
+            self._record(step, "done" if queued else "interrupted", "autopilot was ended before it was over", {})
         path.unlink()
-        return step if step.kind == "ideate" or step in self.possible() else None
+        return step if not (recorded or queued) and (step.kind == "ideate" or step in self.possible()) else None
 
     def _traces(self) -> tuple:
         """What changes when there may be something to do."""
@@ -224,11 +241,13 @@ class Pilot:
         return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths), len(os.listdir(self.lab.runs))
 
     def _await(self, before: tuple, used: meter.Spent) -> None:
-        """Wait until something has changed, but not beyond the budget of hours."""
+        """Wait until something has changed, for a while at most: a run that was lost or refused changes nothing. Never beyond the budget of hours."""
         limit = self.settings.budget.hours
-        end = time.monotonic() + (max(limit - used.hours, 0.0) * 3600 if limit else float("inf"))
+        end = time.monotonic() + min(max(limit - used.hours, 0.0) * 3600 if limit else LOOK, LOOK)
         while self._traces() == before and time.monotonic() < end:
             time.sleep(POLL)
+        if self._traces() == before:
+            doctor.quick(self.lab)
 
     # -- what comes next -------------------------------------------------------------------------------------------
 
@@ -240,16 +259,24 @@ class Pilot:
     def possible(self, enough: bool = False) -> list[Step]:
         """Every step that makes sense now, the most urgent first: what fills a short queue the soonest, else what is learnt from, then what is ahead."""
         own = self._own()
-        if not results.view(self.lab).of(BASELINE, "explore"):
-            waits = any(one.idea == BASELINE for one in backlog.pending(self.lab))
-            return own if waits else [Step("baseline"), *own]
+        base = results.view(self.lab).of(BASELINE, "explore")
+        if not any(row.value is not None for row in base):
+            if any(one.idea == BASELINE for one in backlog.pending(self.lab)):
+                return own
+            if base:
+                told = receipts.receipt(self.lab, base[-1].run_id)
+                raise Halt(
+                    f"the baseline has no value: {told.status if told else base[-1].status}", hint=f"just log {base[-1].run_id}; then just baseline"
+                )
+            return [Step("baseline"), *own]
         found = [] if enough else agenda.threads(self.lab, self.settings.least_rating)
         on_the_way = [one for one in found if not one.aside]
-        reports = [
-            Step("report", slug)
-            for slug in agenda.open_inferences(self.lab)
-            if not tune.is_filler(slug) and self._failures("report", slug) < agenda.TRIES
-        ][:1]
+        if not on_the_way and sum(one.rating is not None and one.rating < self.settings.least_rating for one in found) >= STRICT:
+            raise Halt(
+                f"{STRICT} ideas were rated below {self.settings.least_rating:g} and none is on its way: nothing will be built",
+                hint="just idea rate shows them; autopilot: {least_rating: 4} in program.md builds more of them, or implement one by hand",
+            )
+        reports = [Step("report", slug) for slug in self._unsaid()][:1]
         short = self.coming() < self.settings.queue
         ahead = [one for one in on_the_way if one.next != "queue" or self.coming() < 2 * self.settings.queue]
         ahead.sort(key=lambda one: -agenda.STEPS.index(one.next))  # what is nearest to the queue first; stable: then the best rated
@@ -259,6 +286,10 @@ class Pilot:
         more = [] if enough or len(on_the_way) >= self.settings.ideas else [Step("ideate")]
         return [*own, *threads, *reports, *more] if short else [*own, *reports, *threads, *more]
 
+    def _unsaid(self) -> list[str]:
+        """Ideas whose verdict waits for its inference, but for those that the analyst could not write."""
+        return [slug for slug in agenda.open_inferences(self.lab) if not ideas.is_filler(slug) and self._failures("report", slug) < agenda.TRIES]
+
     def coming(self) -> int:
         """Runs that wait or run, but for those that only fill the device."""
         return sum(one is None or "filler" not in one.flags for one in self._unfinished())
@@ -267,19 +298,19 @@ class Pilot:
         return any("filler" not in one.flags for one in backlog.pending(self.lab))
 
     def _unfinished(self) -> list[receipts.Request | None]:
-        known = backlog.unfinished(self.lab) if pueue.answers() else {}
-        return [None if name.startswith("#") else receipts.request(self.lab, name) for name in known]
+        group, known = f"lab-{device.detect().name}", backlog.unfinished(self.lab) if pueue.answers() else {}
+        return [None if name.startswith("#") else receipts.request(self.lab, name) for name, task in known.items() if task.group == group]
 
     def _own(self) -> list[Step]:
         """What the lab does by itself with ideas that were kept: measure them larger, then submit those that are supported."""
         past = [
             one
             for one in verdicts.by_arm(verdicts.records(self.lab))
-            if one.stage == "explore" and one.final and one.kept and not one.control and not tune.is_filler(one.idea)
+            if one.stage == "explore" and one.final and one.kept and not one.control and not ideas.is_filler(one.idea)
         ]
         if not past:
             return []
-        unsaid = agenda.open_inferences(self.lab)
+        unsaid = self._unsaid()
         found, larger = [], {one.idea: one.word for one in promote.standings(self.lab)} if "verify" in self.problem.stages else {}
         for one in past:
             word = larger.get(one.idea, "scale-stable")
@@ -295,9 +326,7 @@ class Pilot:
         return done or self._failures(kind, slug) >= agenda.TRIES
 
     def _failures(self, kind: str, slug: str) -> int:
-        return sum(
-            line["what"] == "step" and (line["kind"], line["slug"], line["status"]) == (kind, slug, "failed") for line in meter.lines(self.lab)
-        )
+        return sum(agenda.failed(line, kind, slug) for line in meter.lines(self.lab))
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -310,43 +339,41 @@ class Pilot:
         path = _folder(self.lab) / "step.json"
         receipts.write_atomic(path, json.dumps(asdict(step) | {"time": receipts.now(), "id": self.step_id}))
         self.tell(f"{step.kind} {step.slug}".strip())
-        self._fill()
+        if step.kind in ROLE:  # a thought takes a while; what is about to be queued needs no filler before it
+            self._fill()
         began, transient = time.monotonic(), False
         try:
             more, status, why = DO[step.kind](self, step.slug) or {}, "done", ""
         except Halt:
             raise
-        except (Failed, Unusable, LabError, git.GitCommandError) as error:
+        except (Failed, Unusable, LabError, OSError, git.GitCommandError) as error:
             more, status, why = {}, "failed", error.what if isinstance(error, LabError) else str(error)
             transient = isinstance(error, Failed) and error.transient
-        self._record(step, status, why, more | {"seconds": round(time.monotonic() - began, 1), "calls": self.calls})
+        self._record(step, status, why, more | {"transient": transient, "seconds": round(time.monotonic() - began, 1), "calls": self.calls})
         path.unlink()
         self._forget_old()
         if status == "done":
-            self.streak = 0
+            self.streak = self.waits = 0
             return
         self._give_up(step, why)
-        self.streak += 1
+        self.waits += 1
+        self.streak += not transient
         self.tell(f"{step.kind} {step.slug} failed: {fence.line(why)[:500]}".replace("  ", " "))
-        if self.streak >= self.settings.failures and not transient:
+        if self.streak >= self.settings.failures:
             raise LabError(
                 f"{self.streak} steps in a row failed, the last, {step.kind} {step.slug}, with: {fence.line(why)[:500]}",
                 hint="6_runs/.agent/steps/ has what was asked and said; then: just autopilot",
             )
-        if ROLE.get(step.kind):
-            self._back_off()
+        wait = min(self.settings.wait_seconds * 2 ** min(self.waits - 1, 20), LONGEST_WAIT)
+        self.tell(f"waiting {wait:.0f} s before the next step")
+        time.sleep(wait)
 
     def _give_up(self, step: Step, why: str) -> None:
         """An idea that cannot be built is a result: it is journalled, and memory knows it."""
-        if step.kind in ("implement", "repair", "review", "smoke", "queue") and self._failures(step.kind, step.slug) >= agenda.TRIES:
+        if step.kind in ("implement", "repair", "review") and self._failures(step.kind, step.slug) >= agenda.TRIES:
             told = f"## {receipts.now()} {step.slug}: not built, {step.kind} failed {agenda.TRIES} times\n\n- Observed: {fence.line(why)[:1000]}\n"
             with results.locked(self.lab):
                 journal.append(self.lab, told)
-
-    def _back_off(self) -> None:
-        wait = min(self.settings.wait_seconds * 2 ** (self.streak - 1), LONGEST_WAIT)
-        logger.info(f"waiting {wait:.0f} s before the next step")
-        time.sleep(wait)
 
     def _record(self, step: Step, status: str, why: str, more: dict) -> None:
         line = {"what": "step", "night": self.night, "id": self.step_id, "kind": step.kind, "slug": step.slug, "role": ROLE.get(step.kind, "")}
@@ -388,8 +415,8 @@ class Pilot:
             raise Halt(error.what, hint=error.hint) from error
         call = {name: getattr(reply, name) for name in ("status", "seconds", "tokens_in", "tokens_out", "cost", "why")}
         meter.append(self.lab, {"what": "call", "night": self.night, "step": self.step_id, "role": role, "agent": shlex.split(command)[0]} | call)
+        changed = guard.put_back(self.lab, self.problem, cwd) + self._put_back(dirty, name)
         self._untouched(before)
-        changed = guard.put_back(self.lab, self.problem, cwd) + self._put_back(dirty, folder / f"{name}.put-back.diff")
         if reply.status == "killed":
             raise KeyboardInterrupt
         if reply.status != "ok":
@@ -397,17 +424,23 @@ class Pilot:
             raise Failed(f"the {role} {'took too long' if reply.status == 'timeout' else reply.status}: {reply.why}{told}", reply.transient)
         return reply, changed
 
-    def _records(self) -> tuple[str, str, str]:
-        return tuple(path.read_text() if path.exists() else "" for path in (self.lab.human_journal, self.lab.journal, self.lab.results))
+    def _records(self) -> dict[str, str]:
+        """What only the lab and the human write, as it is now, and the code that main has committed."""
+        paths = [self.lab.human_journal, self.lab.journal, self.lab.results, *self.lab.runs.glob("*.jsonl")]
+        return {path.name: path.read_text() for path in paths if path.exists()} | {"main": snapshot.committed(self.lab)}
 
-    def _untouched(self, before: tuple[str, str, str]) -> None:
-        """Raises Halt where the human's journal was changed while an agent was at work, or a record otherwise than by adding to it."""
-        human, told, rows = self._records()
-        wrong = "human_journal.md was changed" if human != before[0] else ""
-        wrong = wrong or (why and f"RESEARCH_JOURNAL.md: {why}" if (why := guard.append_only_violation(before[1], told)) else "")
-        wrong = wrong or (why and f"results.tsv: {why}" if (why := guard.rows_violation(before[2], rows)) else "")
+    def _untouched(self, before: dict[str, str]) -> None:
+        """Raises Halt where records were changed otherwise than by adding to them, main got other code, or the lab was unlocked, while an agent was at work."""
+        now = self._records()
+        wrong = "main has other code now" if before["main"] != now["main"] else "meta-mode was switched on" if guard.meta_mode(self.lab) else ""
+        for name in before.keys() - {"main"}:
+            violation = guard.append_only_violation if name.endswith(".md") else guard.rows_violation
+            if not wrong and (why := violation(before[name], now.get(name, ""))):
+                wrong = f"{name}: {why}"
         if wrong:
-            raise Halt(f"{wrong} while an agent was at work", hint="if that was you: just autopilot; else: git diff, lab doctor")
+            raise Halt(
+                f"{wrong}: it happened while an agent was at work", hint="if that was you: just autopilot; else: git log, git diff, lab doctor"
+            )
 
     def _dirty(self) -> set[str]:
         """Tracked files of the root that differ from what main has committed, but for the lab's records."""
@@ -416,16 +449,20 @@ class Pilot:
         listed = git.Repo(self.lab.root).git.diff("HEAD", "--name-only", "-z").split("\0")
         return {name for name in listed if name and not any(name == one or name.startswith(f"{one}/") for one in RECORDS)}
 
-    def _put_back(self, before: set[str], kept: Path) -> list[str]:
-        """Undo what was changed in the root meanwhile, where nobody had changed it before; the diff is kept."""
+    def _put_back(self, before: set[str], name: str) -> list[str]:
+        """Undo what was changed in the root meanwhile, where nobody had changed it before; whole copies of it are kept, and said to be."""
         import git
 
         if not (changed := sorted(self._dirty() - before)):
             return []
-        repo = git.Repo(self.lab.root)
-        kept.write_text(repo.git.diff("HEAD", "--", *changed) + "\n")
-        repo.git.checkout("HEAD", "--", *changed)
-        return [f"root/{name}" for name in changed]
+        kept = _folder(self.lab) / "put-back" / name
+        for one in changed:
+            if (self.lab.root / one).is_file():
+                (kept / one).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(self.lab.root / one, kept / one)
+        git.Repo(self.lab.root).git.checkout("HEAD", "--", *changed)
+        self.tell(f"{', '.join(changed)} in the root changed while an agent was at work, and is as committed again; what it was: {kept}")
+        return [f"root/{one}" for one in changed]
 
     def _seconds(self) -> float:
         """That one call may take: the night's hours bound it too."""
@@ -439,11 +476,14 @@ class Pilot:
         queue.enqueue(self.lab, BASELINE, text, "explore", list(range(queue.FLOOR_SEEDS)), [])
 
     def ideate(self, slug: str) -> dict:
-        found = advice.advise(self.lab, seed=len(ideas.slugs(self.lab)))
-        known = agenda.tried(self.lab)
-        near_by = [re.split("[~@]", summary.key)[0] for summary in found.summaries]
+        past = [line for line in meter.lines(self.lab) if line["what"] == "step" and line["kind"] == "ideate"]
+        found, known = advice.advise(self.lab, seed=len(ideas.slugs(self.lab)) + len(past)), agenda.tried(self.lab)
+        near_by = [re.split("[~@]", summary.key)[0].removeprefix(ideas.FILLER) for summary in found.summaries]
+        refused = [line["why"] for line in takewhile(lambda line: line["status"] != "done", reversed(past)) if line.get("calls")]
         parents = list(dict.fromkeys([*(one for one in near_by if one in known), BASELINE]))
-        task = roles.proposal(self.lab, self.problem, self._context(found), parents, self._repeats)
+        context = self._context(found)
+        context += [fence.fenced("\n".join(refused[:3]), "Refused just now: propose something else")] if refused else []
+        task = roles.proposal(self.lab, self.problem, context, parents, self._repeats)
         given = self.ask(task, self.lab.root)
         path = ideas.write(self.lab, given["slug"], roles.idea_file(given), receipts.now()[:10])
         self.commit(f"idea({given['slug']}): {given['title']}"[:100])
@@ -492,7 +532,7 @@ class Pilot:
 
     def repair(self, slug: str) -> dict:
         tree = self._tree(slug)
-        if found := agenda.findings(self.lab, slug):
+        if found := agenda.findings(self.lab, slug, snapshot.take(tree).code_sha):
             listed = "\n".join(f"- {one['where']}: {one['what']}" for one in found)
             asked = f"A review of {slug} found what has to be mended in {tree}, where you stand."
             context = [fence.fenced(listed, "Findings"), fence.fenced(ideas.load(self.lab, slug).path.read_text(), "The idea")]
@@ -513,12 +553,17 @@ class Pilot:
         return fence.fenced(text if len(text) <= SOURCE else f"{text[:SOURCE]}\n(cut; the file is there)", "train.py as it is now", "python")
 
     def _change(self, role: str, slug: str, tree: Path, asked: str, context: list[str]) -> dict:
-        before = snapshot.take(tree).code_sha
+        before = snapshot.take(tree).code_sha if role == "debugger" else ""
 
         def made(given: dict) -> str:
             if wrong := self._apply(tree, given["edits"]):
                 return wrong
-            return "nothing in the worktree was changed" if snapshot.take(tree).code_sha == before else ""
+            try:
+                snap = snapshot.take(tree)
+            except LabError as error:  # what git or a snapshot cannot hold: its maker removes it
+                return str(error)
+            unchanged = snap.code_sha == before if before else agenda.unchanged(self.lab, ideas.load(self.lab, slug).parent, snap)
+            return "nothing in the worktree was changed" if unchanged else ""
 
         given = self.ask(roles.change(self.lab, role, asked, context, made), tree)
         return {"summary": " ".join(given["summary"].split())[:200]}
@@ -529,11 +574,13 @@ class Pilot:
         for number, one in enumerate(edits):
             name = str(PurePosixPath(one["path"]))
             path = tree / name
-            if path.is_symlink() or not os.path.realpath(path).startswith(f"{os.path.realpath(tree)}{os.sep}"):
+            if ".git" in path.parts or os.path.isdir(path) or not os.path.isdir(path.parent):
+                return f"edit {number}: {one['path']} is no file in a folder of the worktree"
+            if os.path.islink(path) or not os.path.realpath(path).startswith(f"{os.path.realpath(tree)}{os.sep}"):
                 return f"edit {number}: {one['path']} is not a file of the worktree"
             if (kind := guard.kind(name, self.problem.scorer)) != "REGULAR":
                 return f"edit {number}: {name} is {kind}: it is not changed here"
-            old = texts.get(path, path.read_text() if path.is_file() else "")
+            old = texts.get(path, path.read_text() if os.path.isfile(path) else "")
             if not one["old"] and not old:
                 texts[path] = one["new"]
             elif one["old"] and old.count(one["old"]) == 1:
@@ -541,8 +588,10 @@ class Pilot:
             else:
                 return f"edit {number}: `old` stands {old.count(one['old']) if one['old'] else 'no'} times in {name}, not once"
         for path, text in texts.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            try:
+                path.write_text(text)
+            except OSError as error:
+                return f"{path.name} cannot be written: {error.strerror}"
         return ""
 
     def smoke(self, slug: str) -> dict:
@@ -572,19 +621,19 @@ class Pilot:
     def queue(self, slug: str) -> dict:
         import git
 
-        tree = self.lab.worktree(slug)
         summaries = [line["summary"] for line in meter.lines(self.lab) if line["what"] == "step" and line["slug"] == slug and line.get("summary")]
-        repo = git.Repo(tree)
-        repo.git.add("-A")
-        if repo.is_dirty():
+        repo = git.Repo(self.lab.worktree(slug))
+        repo.git.add("-A", "--", ".", *(f":(exclude){name}" for name in RECORDS))  # what only main may commit stays as the agent left it
+        if repo.git.diff("--cached", "--name-only"):
             repo.git.commit("-q", "-m", f"exp({slug}): {summaries[-1] if summaries else 'as its idea says'}")
-        made = queue.enqueue(self.lab, slug, None, "explore", [0], [])
-        if ended := tune.make_way(self.lab):
+        with tune.quiet(self.lab) as ended:
+            made = queue.enqueue(self.lab, slug, None, "explore", [0], [])
+        if ended:
             self.tell(f"{', '.join(ended)}, which only filled the device, made way for {slug}")
         return {"runs": [one.run_id for one in made]}
 
     def report(self, slug: str) -> dict:
-        entry = next(one for one in journal.entries(self.lab) if INFERENCE_EMPTY in one.splitlines() and one.split()[2] == f"{slug}:")
+        entry = next(one for one in journal.entries(self.lab) if agenda.waits(one) == slug)
         stage = entry.partition("\n- Verdict (")[2].partition(")")[0]
         observation = f"{entry.replace(INFERENCE_EMPTY, '').strip()}\n\n{analyst.text(analyst.analyse(self.lab, slug, stage))}"
         given = self.ask(roles.inference(self.lab, slug, observation), self.lab.root)
@@ -593,10 +642,10 @@ class Pilot:
             whole = self.lab.journal.read_text()
             if entry not in whole:
                 raise Failed("the entry was changed meanwhile")
-            receipts.write_atomic(self.lab.journal, whole.replace(entry, entry.replace(INFERENCE_EMPTY, text), 1))
             page = report.place(self.lab, verdicts.newest(self.lab)[slug, stage])
-            if page:
+            if page:  # first: while the journal's entry is open, this step is taken again
                 receipts.write_atomic(page, page.read_text().replace(INFERENCE_EMPTY, text, 1))
+            receipts.write_atomic(self.lab.journal, whole.replace(entry, entry.replace(INFERENCE_EMPTY, text), 1))
         self.commit(f"report({slug}): {given['inference']}"[:100])
         return {}
 

@@ -32,7 +32,7 @@ class Spent:
     calls: int
     tokens: int
     dollars: float
-    untold: int
+    untold: int  # of those that went well
     unpriced: int
     failed: int  # steps
     gains: int  # ideas that were kept since
@@ -108,8 +108,8 @@ def spent(lab: Lab, night: str, rows: Sequence[Row]) -> Spent:
         calls=len(calls),
         tokens=sum((line["tokens_in"] or 0) + (line["tokens_out"] or 0) for line in calls),
         dollars=sum(line["cost"] or 0.0 for line in calls),
-        untold=sum(line["tokens_in"] is None for line in calls),
-        unpriced=sum(line["cost"] is None for line in calls),
+        untold=sum(line["tokens_in"] is None for line in calls if line["status"] == "ok"),
+        unpriced=sum(line["cost"] is None for line in calls if line["status"] == "ok"),
         failed=sum(line["status"] == "failed" for line in steps),
         gains=len(kept),
         over=bool(ended),

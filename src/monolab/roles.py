@@ -20,7 +20,8 @@ from monolab.rubric import Unusable
 ROLES = ("researcher", "critic", "judge", "engineer", "debugger", "analyst")
 MOST = 60_000  # characters of a whole request
 LEAST = 400  # to which a part of the context is cut
-DECIMAL = re.compile(r"\d+\.\d+(?:e-?\d+)?")
+NUMBER = re.compile(r"(?<![\w.:])(?<!\w-)(\d+(?:\.\d+)?|\.\d+)(e[-+]?\d+)?(?![\w:]|-\w)(\s?%)?", re.IGNORECASE)
+SMALL = 20  # whole numbers up to here count things ("three seeds")
 ORIGINS = ("cognition", "experience", "original")
 
 
@@ -62,10 +63,20 @@ def request(lab: Lab, role: str, asked: str, context: Sequence[str], schema: dic
     return "\n".join([head, *(f"{part}\n" for part in parts), tail])
 
 
+def _numbers(text: str) -> set[float]:
+    """The numbers in a text that could be measurements: not small counts, not credences in steps of 5 %, not parts of names, dates or addresses."""
+    found = set()
+    for number in NUMBER.finditer(text):
+        value = float(number[1] + (number[2] or ""))
+        plain = number[1].isdigit() and not number[2]
+        if not (plain and (value <= SMALL or (number[3] and value <= 100 and value % 5 == 0))):
+            found.add(value)
+    return found
+
+
 def _cut(text: str, length: int) -> str:
-    """The head and the tail of a text, so that a fence is still closed."""
-    head, tail = text[: length * 2 // 3], text[-length // 3 :]
-    return f"{head.rsplit(chr(10), 1)[0]}\n(cut here)\n{tail.partition(chr(10))[2]}"
+    """The head and the tail of a text."""
+    return fence.fenced(f"{text[: length * 2 // 3]}\n(cut here)\n{text[-length // 3 :]}", "A part, cut")  # whatever was fenced in it
 
 
 def again(prompt: str, said: str, wrong: str) -> str:
@@ -110,6 +121,8 @@ def proposal(lab: Lab, problem: Problem, context: Sequence[str], parents: Sequen
         wrong += [f"`{name}` is {given[name]!r}, not a text" for name in texts if not isinstance(given[name], str) or not given[name].strip()]
         if not wrong:
             known = ideas.slugs(lab)
+            if ideas.is_filler(given["slug"]):
+                wrong.append(f"`slug` begins with {ideas.FILLER}, which is the lab's own")
             if given["slug"] in known:
                 wrong.append(f"`slug` is {given['slug']!r}: there is an idea of that name already")
             text = idea_file(given)
@@ -225,8 +238,10 @@ def inference(lab: Lab, slug: str, observation: str) -> Task:
             raise Unusable("`inference` is no text")
         if isinstance(credence, bool) or not isinstance(credence, int | float) or not math.isfinite(credence) or not 0 <= credence <= 1:
             raise Unusable(f"`credence` is {credence!r}, not a number from 0 to 1")
-        if made_up := sorted({number for number in DECIMAL.findall(text) if number not in observation}):
-            raise Unusable(f"{', '.join(made_up)} do(es) not stand in the observation: use its numbers as they are written there, or none")
+        if made_up := sorted(_numbers(text) - _numbers(observation)):
+            raise Unusable(
+                f"{', '.join(f'{number:g}' for number in made_up)} do(es) not stand in the observation: use its numbers as they are written there, or none"
+            )
         return {"inference": " ".join(text.split()), "credence": float(credence)}
 
     return Task("analyst", request(lab, "analyst", asked, [fence.fenced(observation, "The observation")], INFERENCE), check)

@@ -254,6 +254,13 @@ def lines(lab: Lab, old: str, new: str) -> tuple[int, int]:
     return tuple(sum(int(row[side]) for row in counts if row[side] != "-") for side in (0, 1))  # "-" for files that have no lines
 
 
+def committed(lab: Lab) -> str:
+    """What main has committed, but for the lab's records: names and contents."""
+    with _repo(lab.root) as repo:
+        listed = repo.git.ls_tree("HEAD", "-z").split("\0")
+        return "\n".join(line for line in listed if line.partition("\t")[2] not in RECORDS)
+
+
 def fork_point(lab: Lab, commit: str) -> str:
     """The newest commit that `commit` shares with main. Raises LabError when it is not there, or shares none."""
     with _repo(lab.root, FETCH) as repo:

@@ -50,6 +50,8 @@ def ranges(train: Path) -> dict[str, Range]:
                 told = ast.literal_eval(node.value)
             except ValueError as error:
                 raise LabError(f"{train.name}: RANGES is no literal: {error}", hint=example) from error
+            if not isinstance(told, dict):
+                raise LabError(f"{train.name}: RANGES is {told!r}, no mapping of fields to ranges", hint=example)
             return {name: _range(name, one, example) for name, one in told.items()}
     raise LabError(f"{train.name} says nothing about where its settings may lie", hint=f"add {example}")
 
@@ -70,12 +72,7 @@ def _range(name: str, told: object, example: str) -> Range:
 
 def slug_of(code: str) -> str:
     """The idea under which settings of a code are tried."""
-    return f"tune-{code}"[:48].rstrip("-")
-
-
-def is_filler(slug: str) -> bool:
-    """Whether an idea only stands for settings of another's code."""
-    return slug.startswith("tune-")
+    return f"{ideas.FILLER}{code}"[:48].rstrip("-")
 
 
 def waiting(lab: Lab, code: str, stage: str, fields: dict[str, Range]) -> list[dict[str, float]]:
@@ -149,28 +146,29 @@ def propose(lab: Lab, code: str = "", stage: str = "explore") -> Request:
     problem = problems.load(lab)
     if not code:
         code = verdicts.best(lab, problem, results.load(lab), stage)["idea"]
-        code = code.removeprefix("tune-") if code.startswith("tune-") else code
+        code = code.removeprefix(ideas.FILLER)
     tree = queue.tree_of(lab, code)
     fields = ranges(tree / "train.py")
     slug = slug_of(code)
     if slug not in ideas.slugs(lab):
         _write(lab, problem, slug, code, fields)
+    if not (lab.worktree(slug) / ".git").exists():
         queue.worktree(lab, slug)
-    settings = ask(fields, trials(lab, code, stage, fields), problem.sign, waiting(lab, code, stage, fields))
+    past, open_ = trials(lab, code, stage, fields), waiting(lab, code, stage, fields)
+    settings = ask(fields, past, problem.sign, open_)
+    if args_of(settings) in [args_of(one) for one in (*(tried for tried, _ in past), *open_)]:
+        raise LabError(f"what Optuna proposes for {code} was tried already", hint="wider RANGES in train.py, or an idea")
     (made,) = queue.enqueue(lab, slug, None, stage, [0], args_of(settings), filler=True)
     return made
 
 
 def top_up(lab: Lab) -> Request | None:
-    """Where the queue holds nothing that waits, propose a setting: what an idle device does until somebody has an idea. None where something waits.
+    """Where nothing waits behind the run that has the device, propose a setting: what it does until somebody has an idea. None where something waits.
 
     Of several that ask at once, one proposes. Raises LabError as `propose` does.
     """
-    folder = lab.runs / ".agent"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "filler.lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        waiting = [one for one in backlog.pending(lab) if backlog.alive(lab, one.run_id) is None]
+    with _turn(lab):
+        waiting = [one for one in backlog.pending(lab) if not (lab.run(one.run_id) / "started.json").exists()]
         return None if waiting or not results.view(lab).of(BASELINE, "explore") else propose(lab)
 
 
@@ -178,6 +176,7 @@ def top_up(lab: Lab) -> Request | None:
 def filling(lab: Lab, on: bool) -> Iterator[None]:
     """While this lasts, each run that starts has a setting queued behind it where nothing else waits (`dispatch.follow`)."""
     mark = lab.runs / ".agent" / dispatch.FILLING
+    stop_filling(lab)
     if on:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
@@ -192,16 +191,26 @@ def stop_filling(lab: Lab) -> None:
     (lab.runs / ".agent" / dispatch.FILLING).unlink(missing_ok=True)
 
 
-def make_way(lab: Lab) -> list[str]:
-    """End the fillers that have the device or are next in line for it, where an idea was queued; their run ids. None of it is a trial of its settings."""
-    begun = [one for one in backlog.pending(lab) if "filler" in one.flags and backlog.alive(lab, one.run_id)]
-    begun.sort(key=lambda one: (lab.run(one.run_id) / "started.json").exists())  # first the one that would take the place of the other
-    ended = []
-    for one in begun:
-        with suppress(LabError):  # it has just ended by itself
-            queue.cancel(lab, one.run_id)
-            ended.append(one.run_id)
-    return ended
+@contextmanager
+def quiet(lab: Lab) -> Iterator[list[str]]:
+    """While an idea is queued nobody proposes a setting, and those that wait or run make way: their run ids, once it is over. None of them is a trial."""
+    ended: list[str] = []
+    with _turn(lab):
+        yield ended
+        for one in [one for one in backlog.pending(lab) if "filler" in one.flags]:
+            with suppress(LabError, ProcessLookupError):  # it has just ended by itself
+                queue.cancel(lab, one.run_id)
+                ended.append(one.run_id)
+
+
+@contextmanager
+def _turn(lab: Lab) -> Iterator[None]:
+    """Of several that would fill the device, or queue an idea, one at a time."""
+    folder = lab.runs / ".agent"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "filler.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
 
 
 def _write(lab: Lab, problem: problems.Problem, slug: str, code: str, fields: dict[str, Range]) -> None:
