@@ -41,6 +41,13 @@ OUT_OF_MEMORY = re.compile(
     r"|Cannot allocate memory|std::bad_alloc",
     re.MULTILINE,
 )
+DRIVER_DOWN = re.compile(  # it was being loaded, was reset, or had just lost a client
+    r"CUDA initialization:|CUDA driver initialization failed|cudaErrorInitializationError|CUDA error: initialization error|CUDA_ERROR_NOT_INITIALIZED"
+    r"|cuInit[^\n]{0,80}(failed|error)|CUDA error: unknown error|No CUDA GPUs are available|cudaErrorSystemNotReady|CUDA error: system not yet"
+)
+DEVICE_BUSY = re.compile(
+    r"CUDA-capable device\(s\) is/are busy or unavailable|cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE|CUDA error: all CUDA-capable devices"
+)
 WORKER_KILLED = re.compile(r"killed by signal: (9|Killed)\b")  # what torch says of a DataLoader's worker
 
 
@@ -80,12 +87,15 @@ def run(
     keep_fds: tuple[int, ...] = (),
     gpu: int | None = None,
     observe: "Callable[[list[Process]], tuple[str, str] | None] | None" = None,
+    stdin: IO[bytes] | None = None,
+    stdout: IO[bytes] | None = None,
 ) -> Outcome:
     """Run `command` within `limits` and end everything that it started, however it ends.
 
-    Its output is appended to `log` and copied to `echo`. `keep_fds` stay open in it. `gpu` is NVML's index of the
-    device whose memory `peak_gb` reports. `observe` is called often, from this thread, with the processes of the run, those too that have ended and
-    that nobody has waited for; it must be quick. What it returns, a status and a reason, ends the run with them. SIGTERM, SIGINT or SIGHUP to this process end the child (status `killed`);
+    Its output is appended to `log` and copied to `echo`; where there is a `stdout`, only its stderr is. `stdin` is empty by default. `keep_fds` stay
+    open in it. `gpu` is NVML's index of the device whose memory `peak_gb` reports. `observe` is called often, from this thread, with the processes
+    of the run, those too that have ended and that nobody has waited for; it must be quick. What it returns, a status and a reason, ends the run with
+    them. SIGTERM, SIGINT or SIGHUP to this process end the child (status `killed`);
     the caller's handlers are back in force on return. One call at a time in a process; outside of the main thread
     signals are the caller's own affair. Raises OSError when the command cannot be started.
     """
@@ -114,8 +124,8 @@ def run(
                 command,
                 cwd=cwd,
                 env=env | {MARK: mark},
-                stdin=subprocess.DEVNULL,
-                stdout=writing,
+                stdin=stdin or subprocess.DEVNULL,
+                stdout=stdout or writing,
                 stderr=writing,
                 pass_fds=keep_fds,
                 start_new_session=True,
