@@ -7,15 +7,18 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY, commit, git
+from pilot import proposal
 from scripted import Model, serve
 from test_lab import LAB, call
 
-from monolab import agent, hooks
+from monolab import agent, autopilot, hooks, ideas, meter, results
+from monolab import problem as problems
 from monolab.paths import Lab
 
 FOLDER = os.environ.get("LAB_CLIENTS", "")  # now: no test sees variables of the lab
@@ -196,8 +199,8 @@ COST = {"claude": 0.0015, "codex": None, "opencode": 0.00024}
 FINAL = 'It is written.\n\n```json\n{"a": {"b": 1}}\n```'
 
 
-def ask(lab: Lab, model: Model, name: str, prompt: str, *more: str, sure: bool = True) -> agent.Reply:
-    """One reply of a real client through `agent.run`."""
+def surroundings(lab: Lab, model: Model, name: str) -> dict[str, str]:
+    """The environment in which a real client finds its programs and asks the scripted model."""
     program = Path(client(name))
     home = codex_home(lab, model)
     opencode_home(lab, model)
@@ -207,6 +210,12 @@ def ask(lab: Lab, model: Model, name: str, prompt: str, *more: str, sure: bool =
     env = {"HOME": str(home), "PATH": path, "LAB_AGENT": "scripted", "npm_config_fetch_retries": "0"}
     if name == "claude":
         env |= QUIET | {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "none"}
+    return env
+
+
+def ask(lab: Lab, model: Model, name: str, prompt: str, *more: str, sure: bool = True) -> agent.Reply:
+    """One reply of a real client through `agent.run`."""
+    env = surroundings(lab, model, name)
     command = " ".join([SURE[name] if sure else name, *more])
     return agent.run(command, prompt, cwd=lab.root, seconds=240, log=lab.root.parent / "steps" / f"{name}.log", env=env, sure=sure)
 
@@ -253,3 +262,25 @@ def test_every_skill_is_listed_and_one_is_read(bare, name):
     said = {skill: yaml.safe_load(path.read_text().split("---")[1])["description"] for skill, path in SKILLS.items()}
     assert [skill for skill, about in said.items() if text(about)[1:41] not in first] == []
     assert "set_detect_anomaly" in last and "the loss is NaN" in last
+
+
+@pytest.mark.parametrize("name", SURE)
+def test_a_step_of_autopilot_and_what_it_used_of_the_budget(lab, pueue_home, name, monkeypatch):
+    """A night of one step: the client proposes badly once, is told why, proposes an idea; tokens and price reach the budget, the stop hook lets it go."""
+    (lab.runs / hooks.AUTOPILOT).write_text("{}")
+    for path in ideas.slugs(lab).values():
+        path.unlink()  # so that it is asked for one
+    broken = {"text": "An idea!\n\n```json\n" + json.dumps(proposal(0) | {"parent": "nobody"}) + "\n```"}
+    with serve(broken, {"text": "```json\n" + json.dumps(proposal(0)) + "\n```"}) as model:
+        for key, value in surroundings(lab, model, name).items():
+            monkeypatch.setenv(key, value)
+        settings = replace(problems.load(lab).autopilot, agent=SURE[name], wait_seconds=0.0)
+        autopilot.fly(lab, settings, most=1)
+        first, second = (text(body) for body in model.asked)
+    assert "centre-0" in ideas.slugs(lab)
+    assert "You propose the next experiment" in first
+    assert name == "codex" or "This is one step of autopilot" in first  # Codex runs no hooks of a folder unasked
+    assert "is 'nobody', not one of: baseline" in second
+    used = meter.spent(lab, meter.lines(lab)[0]["night"], results.view(lab))
+    assert (used.calls, used.tokens) == (2, 2 * 110)
+    assert used.unpriced == (2 if name == "codex" else 0) and (used.dollars > 0) == (name != "codex")

