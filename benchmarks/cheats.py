@@ -42,13 +42,13 @@ from pathlib import Path
 
 import tyro
 from loguru import logger
+from private import LAB, configuration
 
-from monolab import conditions, results, sandbox
+from monolab import conditions, phases, results, sandbox
 from monolab.paths import Lab
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = Path(__file__).resolve().with_suffix("")
-LAB = str(Path(sys.executable).with_name("lab"))
 CALL_SECONDS = 240.0  # no single `lab` command of the suite takes so long
 STAGE_SECONDS = 40  # of a smoke run in the suite's lab, so that a cheat on the budget takes less of ours
 GRACE_SECONDS = 3
@@ -81,18 +81,6 @@ kill_rule: "the lab notices"
 parent: baseline
 ---
 A planted case of benchmarks/cheats.py.
-"""
-PUEUE_CONFIG = """\
-shared:
-  pueue_directory: {dir}
-  runtime_directory: {dir}
-  alias_file: {dir}/aliases.yml
-  use_unix_socket: true
-  unix_socket_path: {dir}/s
-  pid_path: {dir}/pid
-  shared_secret_path: {dir}/secret
-client: {{}}
-daemon: {{}}
 """
 
 
@@ -172,7 +160,7 @@ class Scene:
         (self.evil / "sitecustomize.py").write_text(
             f"import sys\nwith open({str(self.evil / 'seen')!r}, 'a') as seen:\n    print(sys.argv, file=seen)\n"
         )
-        (self.pueue / "pueue.yml").write_text(PUEUE_CONFIG.format(dir=self.pueue))
+        (self.pueue / "pueue.yml").write_text(configuration(self.pueue))
         dropped = ("GIT_", "PUEUE_", "LAB_", "META_MODE", "PYTHONSTARTUP", "LD_PRELOAD")
         self.real_env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         self.real_env |= {"LAB_DEVICE": "cpu", "LAB_LOCK_DIR": str(private / "locks"), "PUEUE_CONFIG_PATH": str(self.pueue / "pueue.yml")}
@@ -391,7 +379,7 @@ def wrong_with_run(scene: Scene, case: Case, run: Run) -> str:
     if status == "ok":
         if not case.honest and run.receipt["value"] != scene.honest["value"]:
             return f"its number is {run.receipt['value']}, the honest code's {scene.honest['value']}"
-        files = sorted(path for path in (run.folder / "checkpoint").rglob("*") if path.is_file() and path.name != "progress.json")
+        files = phases.trained_files(run.folder / "checkpoint")
         if conditions.files_sha(run.folder / "checkpoint", files) != run.receipt["checkpoint_sha"]:
             return "its checkpoint is not the one that was scored"
         if case.honest and (accused := set(run.receipt["flags"]) - OURS):

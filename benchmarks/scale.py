@@ -5,29 +5,27 @@
 
 One lab grows, in a temporary folder of its own: requests, receipts, rows and verdicts are written in bulk, in the bytes that the lab itself would
 write (the lab's own audit says so at the smallest size, and its own `rebuild` comes out the same). The tasks are in a private daemon of the real pueue.
-A command's time is that of its process from start to end, the interpreter's included; an append is `results.finish`, with its fsyncs. Beside the wall
+A command's time is that of its process from start to end, the interpreter's included, which is measured alone as well, with and without the imports
+of `lab status`; an append is `results.finish`, with its fsyncs. Beside the wall
 clock stands the processor time (of pueue's client too, not of its daemon), which other load on the machine changes less.
 """
 
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import tyro
+from private import IGNORE, LAB, call, machine, repository, until
 
 from monolab import backlog, doctor, ideas, problem, pueue, receipts, results, verdicts
 from monolab.paths import Lab
 from monolab.receipts import Receipt
 
-LAB = str(Path(sys.executable).with_name("lab"))
 SEEDS = 9  # runs of an idea: one that screens it, eight that are evidence
 BASELINE_EVERY = 1000  # ideas between two measurements of the baseline
 PROGRAM = """---
@@ -66,11 +64,6 @@ papers: []
 ---
 # Change {number}
 """
-IGNORE = ".data/\n5_worktrees/\n6_runs/.lock\n6_runs/.finishing\n6_runs/*/*\n!6_runs/*/receipt.json\n!6_runs/*/request.json\n"
-CONFIG = """shared: {{pueue_directory: {0}/q, runtime_directory: {0}, alias_file: {0}/a, use_unix_socket: true, unix_socket_path: {0}/s, pid_path: {0}/pid, shared_secret_path: {0}/k}}
-client: {{}}
-daemon: {{}}
-"""
 
 
 @dataclass(frozen=True)
@@ -83,22 +76,10 @@ class Scale:
     out: Path | None = None  # figures as JSON
 
 
-def call(cwd: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.stdout}{done.stderr}")
-    return done.stdout
-
-
 def start(root: Path) -> Lab:
-    root.mkdir()
-    files = {"program.md": PROGRAM, "train.py": TRAIN, "eval.py": "", "data.py": DATA, ".gitignore": IGNORE}
-    for name, text in files.items():
-        (root / name).write_text(text)
+    repository(root, {"program.md": PROGRAM, "train.py": TRAIN, "eval.py": "", "data.py": DATA, ".gitignore": IGNORE})
     for name in ("1_ideas", "6_runs"):
         (root / name).mkdir()
-    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "start"]):
-        call(root, "git", *command)
     return Lab(root)
 
 
@@ -242,7 +223,7 @@ def fill_queue(growth: Growth, queued: int, finished: int) -> None:
     until(lambda: any(task.state == "Done" for task in pueue.tasks()))
     call(lab.root, "pueue", "shutdown")
     until(lambda: not pueue.answers())
-    (path,) = Path(os.environ["PUEUE_CONFIG_PATH"]).parent.glob("q/state.json")
+    (path,) = Path(os.environ["PUEUE_CONFIG_PATH"]).parent.glob("queue/state.json")
     state = json.loads(path.read_text())
     waits, done = state["tasks"]["0"], state["tasks"]["1"]
     commands = [waits["command"].replace(made[0].run_id, asked.run_id) for asked in made]
@@ -255,14 +236,6 @@ def fill_queue(growth: Growth, queued: int, finished: int) -> None:
     known = pueue.tasks()
     if [sum(task.state == kind for task in known) for kind in ("Queued", "Done")] != [queued + len(others), finished]:
         sys.exit("the daemon did not take up the tasks")
-
-
-def until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not holds():
-        if time.monotonic() > end:
-            sys.exit("pueue did not do what it was told within 60 s")
-        time.sleep(0.05)
 
 
 def milliseconds(what: Callable[..., object], times: int, given: Callable[[], tuple] = tuple) -> dict[str, float]:
@@ -321,19 +294,16 @@ def measure(growth: Growth, times: int) -> dict[str, dict[str, float]]:
     found["append a row"] = milliseconds(lambda made: append(growth, made), 4 * times, lambda: (ask(growth),))
     found["idea: all slugs"] = milliseconds(lambda: ideas.slugs(lab), times)
     found["idea: read one"] = milliseconds(lambda: ideas.load(lab, "change-00001"), times)
-    found["interpreter alone"] = milliseconds(lambda: call(lab.root, sys.executable, "-c", "import monolab.cli, monolab.status"), times)
+    imports = "import monolab.cli, monolab.status"
+    found["python, and what lab status imports"] = milliseconds(lambda: call(lab.root, sys.executable, "-c", imports), times)
+    found["python alone"] = milliseconds(lambda: call(lab.root, sys.executable, "-c", "pass"), times)
     return found
 
 
 def main(scale: Scale) -> None:
-    temp = Path(tempfile.mkdtemp(prefix="ml-s-"))
-    (temp / "pueue.yml").write_text(CONFIG.format(temp))
-    for name in [name for name in os.environ if name.startswith(("PUEUE_", "LAB_"))]:
-        del os.environ[name]
-    os.environ |= {"PUEUE_CONFIG_PATH": str(temp / "pueue.yml"), "LAB_DEVICE": "cpu", "LAB_LOCK_DIR": str(temp / "locks")}
-    os.environ |= {f"GIT_{who}_{what}": "bench@example.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     figures: dict[int, dict] = {}
-    try:
+    with machine() as temp:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it every command compiles the package anew
         growth = Growth(start(temp / "lab"))
         for place, rows in enumerate(scale.rows):
             share = rows / scale.rows[-1]
@@ -360,10 +330,6 @@ def main(scale: Scale) -> None:
             print(f"| {name} | {' | '.join(cells)} |")
         if scale.out:
             scale.out.write_text(json.dumps({"scale": {k: str(v) for k, v in asdict(scale).items()}, "milliseconds": figures}, indent=1))
-    finally:
-        subprocess.run(["pueue", "kill", "--all"], capture_output=True)
-        subprocess.run(["pueue", "shutdown"], capture_output=True)
-        shutil.rmtree(temp, ignore_errors=True)
 
 
 def same(lab: Lab) -> None:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import IGNORED, PROGRAM, TRAIN, git
 from test_lab import LAB, add_idea, call, settle_down
 
-from monolab import alerts, backlog, events, queue, results
+from monolab import alerts, backlog, events, queue, receipts, results, retries
 from monolab.alerts import Event, Settings
 from monolab.errors import LabError
 
@@ -319,6 +320,21 @@ def test_a_lab_that_has_stopped(lab_repo, pueue_daemon, wait_until):
     assert "lab-cpu is paused with 2 run(s)" in kinds(lab)["stopped"] and "empty" not in kinds(lab)
     subprocess.run(["pueue", "shutdown"], check=True, capture_output=True)
     wait_until(lambda: "no pueue daemon answers, and 2 run(s) wait" in kinds(lab).get("stopped", ""))
+
+
+def test_a_retry_that_is_put_off_is_no_lab_that_has_stopped(lab_repo, pueue_daemon):
+    program = ON.get("program.md", PROGRAM).replace("memory_gb: 1", "memory_gb: 1\nretries: {transient: 2, wait_seconds: 1800}")
+    lab = lab_repo(**ON | {"program.md": program})
+    call(lab.root, "data")
+    call(lab.root, "eval")
+    (row,) = results.load(lab)
+    failed = replace(receipts.receipt(lab, row.run_id), status="crash", value=None, metrics={}, flags=("transient:device-busy",))
+    retry = retries.again(lab, failed)
+    soon = Settings(to=(), disk_gb=0.001, idle_minutes=1e-9)
+    assert [one.run_id for one in backlog.pending(lab)] == [retry.run_id] and "stopped" not in kinds(lab, soon)
+    for path in lab.run(retry.run_id).iterdir():
+        os.utime(path, (0, 0))
+    assert "1 run(s) wait and nothing has moved" in kinds(lab, soon)["stopped"]  # longer than the lab ever waits
 
 
 def test_a_lab_where_nothing_moves(lab_repo, pueue_daemon, wait_until):

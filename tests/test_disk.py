@@ -74,10 +74,22 @@ def test_what_is_still_needed_stays(lab):
     waits = receipts.Request(**{name: getattr(make(50, idea="sibling"), name) for name in receipts.Request.__dataclass_fields__})
     receipts.write_request(lab, waits)  # a second seed that has not run
     free = [ran(lab, 10), ran(lab, 11)]
-    assert disk.keep_within(lab, subject(lab, 0)) == [old[4], old[6], *free]
+    assert disk.keep_within(lab, subject(lab, 0)) == [old[6], old[4], *free]  # no look has seen the others: they go last
     assert kept(lab) == sorted(old[place] for place in (0, 1, 2, 3, 5))
     backlog.finished_with(lab, waits.run_id)
     assert disk.keep_within(lab, subject(lab, 0)) == [old[5]]
+
+
+def test_what_no_look_has_seen_goes_last_with_what_it_is_compared_with(lab):
+    parent = ran(lab, 0, "parent")
+    due = [ran(lab, number, "due", parent=parent) for number in (1, 2)]
+    spoiled = ran(lab, 3, "due", status="invalid", value=None, flags=("contaminated",))
+    judged = [ran(lab, number, "judged") for number in (4, 5)]
+    verdicts.record(lab, look("judged", tuple(judged), "drop"))
+    verdicts.record(lab, look("parent", (parent,), "drop"))
+    assert disk.keep_within(lab, subject(lab, 3.5)) == [spoiled, *judged]
+    assert disk.keep_within(lab, subject(lab, 0.5)) == [parent, *due]
+    assert kept(lab) == []
 
 
 def test_an_unfinished_run_keeps_what_it_has_written(lab):

@@ -13,7 +13,8 @@ from conftest import commit, git
 from test_lab import LAB, add_idea, call, change
 from test_results import finish, make
 
-from monolab import backlog, device, doctor, pueue, receipts, results, verdicts
+from monolab import backlog, device, doctor, pueue, queue, receipts, results, settle, verdicts
+from monolab.errors import LabError
 from monolab.paths import Lab
 
 SLOW = """import os, sys, time
@@ -179,22 +180,22 @@ def test_half_a_line_at_the_end_of_a_record_goes_and_a_lost_line_end_comes_back(
 
 def test_a_killed_daemon_leaves_a_run_that_goes_on_and_is_no_other_beside_it(lab, pueue_daemon, wait_until, done):
     tree = slow(lab)
-    run_id, waits = json.loads(call(tree, "queue", "slow", "--seeds", "2", "--json").stdout)
+    run_id, ready, waits = json.loads(call(tree, "queue", "slow", "--seeds", "3", "--json").stdout)
     wait_until(lambda: (lab.run(run_id) / "train.log").exists() and "training" in (lab.run(run_id) / "train.log").read_text(), 30)
-    runner = backlog.alive(lab, run_id)
+    runner, following = backlog.alive(lab, run_id), wait_until(lambda: backlog.alive(lab, ready), 30)
     os.kill(pueue_daemon.pid, signal.SIGKILL)
     wait_until(lambda: not pueue.answers())
     pueue._ours.pop().wait(10)
-    repaired, left = diagnose(lab)  # starts a daemon again, and leaves the run alone
+    repaired, left = diagnose(lab)  # starts a daemon again, and leaves alone the run and the one that is ready
     assert left == [] and len(repaired) == 1 and f"{waits} waits in a queue that no daemon looked after" in repaired[0]
-    assert backlog.alive(lab, run_id) == runner and pueue.answers()
-    assert [task.result for task in backlog.tasks(lab) if backlog.run_of(lab, task) == run_id] == ["Killed"]
+    assert (backlog.alive(lab, run_id), backlog.alive(lab, ready)) == (runner, following) and pueue.answers()
+    assert [task.result for task in backlog.tasks(lab) if backlog.run_of(lab, task) in (run_id, ready)] == ["Killed"] * 2
     agrees(lab)
     go(lab, run_id)
     wait_until(lambda: receipts.receipt(lab, run_id), 30)
     done(lab)
     agrees(lab)
-    assert sorted(row.run_id for row in results.load(lab)) == sorted([run_id, waits]) and {row.status for row in results.load(lab)} == {"ok"}
+    assert sorted(row.run_id for row in results.load(lab)) == sorted([run_id, ready, waits]) and {row.status for row in results.load(lab)} == {"ok"}
 
 
 def test_a_killed_runner_gets_its_row_and_is_run_once_more(lab, wait_until, done):
@@ -245,10 +246,89 @@ def test_what_holds_the_device_without_a_supervisor_is_ended_before_anything_sta
     runner.wait()
     repaired, left = diagnose(lab)
     assert left == [], repaired
-    wait_until(lambda: not held(lab))  # what was killed takes a moment to be gone
-    (row,) = results.load(lab)
+    row = results.load(lab)[0]
     assert row.status == "interrupted"
+    wait_until(
+        lambda: (device.holder(device.detect()) or {}).get("run") != row.run_id
+    )  # what was killed takes a moment to be gone; then its retry runs
     assert not [one.pid for one in psutil.process_iter(["environ"]) if f"LAB_SUPERVISOR={runner.pid}-" in str(one.info["environ"])]
+
+
+HOLDS = """import os, subprocess, sys
+from monolab import device
+with device.lock(device.detect(), print, run="a run", lab=sys.argv[1]) as held:
+    mark = {"LAB_SUPERVISOR": f"{os.getpid()}-1"}
+    left = subprocess.Popen(["sleep", "600"], env=os.environ | mark, pass_fds=[held], start_new_session=True, stdout=subprocess.DEVNULL)
+    print(left.pid, flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_supervisor_that_nobody_has_waited_for_holds_nothing(bare, wait_until):
+    """A zombie: its process number is still in /proc, as it stays for good in a container whose first process waits for nobody."""
+    runner = subprocess.Popen([sys.executable, "-c", HOLDS, str(bare.root)], stdout=subprocess.PIPE, text=True)
+    left = psutil.Process(int(runner.stdout.readline()))
+    wait_until(lambda: psutil.Process(runner.pid).status() == psutil.STATUS_ZOMBIE)
+    assert held(bare)
+    (found,) = doctor._orphans(bare)
+    assert found.repaired and f"its supervisor (pid {runner.pid}) was killed" in found.what
+    wait_until(lambda: not left.is_running() or left.status() == psutil.STATUS_ZOMBIE)
+    assert not held(bare)
+    runner.communicate()
+
+
+def test_temporary_folders_of_killed_processes_go_and_others_stay(bare, tmp_path, monkeypatch):
+    temp = tmp_path / "temp"
+    temp.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temp))
+    code = "import sys, time\nfrom monolab import filesystem\nwith filesystem.temporary() as one:\n    (one / 'f').touch()\n    print(one, flush=True)\n    time.sleep(600)"
+    env = os.environ | {"TMPDIR": str(temp)}
+    killed, lives = (subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env) for _ in range(2))
+    try:
+        gone, used = Path(killed.stdout.readline().strip()), Path(lives.stdout.readline().strip())
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.communicate()
+        assert gone.is_dir()
+        (temp / "lab-tmp-link").symlink_to(bare.root)
+        (temp / "lab-other").mkdir()
+        doctor.quick(bare, queue=False)
+        assert sorted(temp.iterdir()) == sorted([used, temp / "lab-tmp-link", temp / "lab-other"])
+        assert (used / "f").exists() and bare.program.exists()
+    finally:
+        lives.kill()
+        lives.communicate()
+
+
+def test_a_run_that_has_just_begun_is_not_withdrawn_beside_itself(bare):
+    asked = make(1)
+    receipts.write_request(bare, receipts.Request(**{name: getattr(asked, name) for name in receipts.Request.__dataclass_fields__}))
+    with backlog.claim(bare, asked.run_id) as mine:  # as `lab run` holds it, which has not said yet who it is
+        assert mine
+        with pytest.raises(LabError, match="does not begin"):
+            queue.cancel(bare, asked.run_id, wait_seconds=0.2)
+        assert not (bare.run(asked.run_id) / "cancelled.json").exists()
+    assert "withdrawn" in queue.cancel(bare, asked.run_id)
+    assert "was cancelled" in call(bare.root, "run", asked.run_id, check=False).stderr and results.load(bare) == []
+
+
+def test_a_damaged_receipt_is_named_and_the_others_are_followed_up(bare):
+    for seed in "01":
+        call(bare.root, "eval", "--seed", seed)
+    first, second = (row.run_id for row in results.load(bare))
+    for run_id in (first, second):
+        receipts.mark_open(bare, run_id)
+    path = bare.run(first) / "receipt.json"
+    path.write_text(path.read_text()[:-20])
+    found = doctor.quick(bare, queue=False)
+    assert backlog.opened(bare) == [first] and any(first in one.what and "damaged" in one.what and one.hint for one in found)
+
+
+def test_a_damaged_receipt_keeps_no_other_arm_from_its_verdict(table):
+    other = finish(table, 6, idea="other")
+    path = table.run(make(5).run_id) / "receipt.json"
+    path.write_text(path.read_text()[:-20])
+    due = settle.unsettled(table, results.view(table), verdicts.looks(table))
+    assert [one.run_id for one in due] == [make(4).run_id, other.run_id]
 
 
 def test_after_a_reboot_pids_and_clocks_mean_nothing(lab, wait_until):

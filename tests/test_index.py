@@ -39,6 +39,8 @@ def agrees(lab: Lab) -> None:
     for idea in {row.idea for row in whole} | {"nothing"}:
         assert rows.of(idea) == results.of(whole, idea) == [row for row in whole if row.idea == idea]
         assert rows.of(idea, "verify") == [row for row in whole if (row.idea, row.stage) == (idea, "verify")]
+    newest = {(row.idea, row.label): (row.run_id, row.time) for row in whole}
+    assert rows.labels() == [(*key, *value) for key, value in newest.items()]
     for flag in ("retry", "unscored", "nothing"):
         assert rows.flagged(flag) == results.flagged(whole, flag)
 
@@ -133,6 +135,16 @@ def test_an_edit_that_leaves_no_mark_on_the_file_is_found_when_the_bytes_are_rea
     assert [row.value for row in results.view(lab).of("rope")] == [1.5, 99.5, 3.5]
 
 
+def ledger(found) -> tuple[int, list[int]]:
+    """Against the definition, spelled out: how many ideas were tested, and how many had been when each of the kept ones was kept first."""
+    tested, first = 0, {}
+    for one in found:
+        tested = max(tested, one.gate.test)
+        if one.kept:
+            first.setdefault(one.gate.test, tested)
+    return tested, list(first.values())
+
+
 def test_looks_are_found_as_going_through_them_finds_them(lab):
     chance = random.Random(3)
     for number in range(8):
@@ -153,7 +165,10 @@ def test_looks_are_found_as_going_through_them_finds_them(lab):
         assert past.arms(stage, control=False) == [one for one in arms if one.stage == stage and not one.control]
         assert past.arms(stage, kept=True) == [one for one in arms if one.stage == stage and one.kept]
         assert past.arms(stage, of=runs[:2]) == [one for one in arms if one.stage == stage and set(one.runs) & set(runs[:2])]
-        assert past.ledger(stage) == [(one.gate.test, one.kept) for one in whole if one.stage == stage and not one.control]
+        assert verdicts.ledger(past, stage) == ledger(one for one in whole if one.stage == stage and not one.control)
+    for idea in ("one", "two", "three"):
+        assert past.newest(idea) == next((one for one in reversed(whole) if one.idea == idea), None)
+    assert past.failed() == {idea for idea in ("one", "two") if past.newest(idea).failed}
     assert past.sharing(runs[:2]) == [one for one in whole if set(one.runs) & set(runs[:2])]
     assert past.still_open() == [one.runs[-1] for one in arms if not one.final]
     assert past.unsettled() == [one for one in arms if not one.final]
@@ -170,7 +185,7 @@ def test_looks_at_one_arm_are_those_that_share_a_run_with_the_last_of_them(lab):
     assert verdicts.by_arm(found) == arms
 
 
-@pytest.mark.parametrize("lost", ["nothing", "the index", "the entries of the rows"])
+@pytest.mark.parametrize("lost", ["nothing", "the index", "the entries of the rows", "the entries of the looks", "a place for it"])
 def test_rows_that_no_look_has_seen_are_to_be_settled(lab, lost):
     made = [finish(lab, number, idea="baseline" if number == 2 else "rope") for number in range(1, 6)]
     verdicts.record(lab, look("rope", (made[0].run_id, made[3].run_id), "more"))
@@ -178,10 +193,15 @@ def test_rows_that_no_look_has_seen_are_to_be_settled(lab, lost):
         (lab.runs / ".index" / "records.sqlite").unlink()
     elif lost == "the entries of the rows":
         lab.results.write_text(lab.results.read_text())
+    elif lost == "a place for it":
+        (lab.runs / ".index").rename(lab.runs / "elsewhere")
+        (lab.runs / ".index").write_text("in its way")
+    elif lost == "the entries of the looks":
+        path = lab.runs / "verdicts.jsonl"
+        path.write_text(path.read_text())
     rows = results.view(lab)
-    verdicts.looks(lab)
-    assert [row.run_id for row in rows.to_settle(())] == [made[2].run_id, made[4].run_id]
-    assert [row.run_id for row in rows.to_settle([made[3].run_id])] == [one.run_id for one in made[2:]]
+    assert [row.run_id for row in rows.to_settle(verdicts.LOOKS, ())] == [made[2].run_id, made[4].run_id]
+    assert [row.run_id for row in rows.to_settle(verdicts.LOOKS, [made[3].run_id])] == [one.run_id for one in made[2:]]
 
 
 def test_a_writer_that_is_killed_between_row_and_entry_costs_nothing_but_time(lab, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 from pathlib import Path
@@ -259,13 +260,16 @@ def test_an_example_travels_without_the_keys_of_who_tried_it(tmp_path):
 def test_there_is_one_list_for_pueue_and_one_for_candidates_and_no_key_is_on_it():
     assert set(keys.FOR_CANDIDATES) < set(keys.FOR_PUEUE)
     assert keys.named(dict.fromkeys(keys.FOR_PUEUE, "x")) == ()
-    assert [name for name in keys.FOR_PUEUE if keys.NAMES.search(name)] == []
+    assert [name for name in keys.FOR_PUEUE if re.search(keys.NAMES, name)] == []
     for path in (REPOSITORY / "src" / "monolab").rglob("*.py"):  # whoever starts a process with part of the environment takes it from there
         text = path.read_text()
         assert "os.environ[name] for name in" not in text or path.name == "keys.py", path
 
 
-@pytest.mark.parametrize("name", [*NAMES, "PGPASSWORD", "GITHUB_PAT", "WANDB_API_KEY", "DB_PASS", "AWS_SECRET_ACCESS_KEY_2"])
+ODDLY = ("SSHPASS", "MYSQL_PWD", "SLACK_WEBHOOK_URL", "OPENAI_APIKEY", "CLIENTSECRET", "AZURE_STORAGE_CONNECTION_STRING", "MY_JWT", "SENTRY_DSN")
+
+
+@pytest.mark.parametrize("name", [*NAMES, *ODDLY, "PGPASSWORD", "GITHUB_PAT", "WANDB_API_KEY", "DB_PASS", "AWS_SECRET_ACCESS_KEY_2"])
 def test_names_of_keys(name):
     assert keys.named(
         {name: "x", "EDITOR": "vi", "SSH_AUTH_SOCK": "/run/agent", "TOKENIZERS_PARALLELISM": "1", "KEYBOARD": "us", name + "_FILE": "/x"}
@@ -275,6 +279,29 @@ def test_names_of_keys(name):
 def test_values_of_keys():
     env = {"A": TOKENS[0], "B": "postgres://me:word@host/db", "C": "https://host/path:8/x@y", "D": "", "API_KEY": ""}
     assert keys.named(env) == ("A", "B")
+
+
+def test_values_of_keys_under_names_that_say_nothing():
+    rolls = secrets.SystemRandom()
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+    found = sum(keys.named({"X": "".join(rolls.choices(letters, k=40))}) == ("X",) for _ in range(500))
+    assert found > 450
+    hooks = {
+        "SLACK": "https://hooks.slack.com/services/T" + "0" * 8 + "/B" + "0" * 8 + "/" + "x" * 24,
+        "DISCORD": "https://discord.com/api/webhooks/" + "1" * 18 + "/" + "y" * 68,
+        "BLOB": "https://store.example/a?sv=2&sig=" + "z" * 30,
+    }
+    assert keys.named(hooks) == ("BLOB", "DISCORD", "SLACK")
+
+
+def test_what_is_no_key(tmp_path):
+    env = {
+        "PWD": "/work", "OLDPWD": "/work", "SSH_ASKPASS": "/usr/bin/ask", "COMPASS": "north", "GIT_ASKPASS": "x", "DB_PWD": str(tmp_path), "INVOCATION_ID": "0f" * 16,
+        "NVIDIA_VISIBLE_DEVICES": "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "CI_COMMIT": "1a2b3c4d5e" * 4, "JOB": "MyExperiment-2026-seed12345-lr001",
+        "KERNEL": "Linux-5.15.0-113-generic-x86_64-with-glibc2.35", "LS_COLORS": "rs=0:di=01;34:ln=01;36", "PAGE": "https://host.example/a?page=2&code=1",
+        "WORDS": "WordsThatRunTogetherWith2026And17", "STORE": "/nix/store/2Zb9x1QwErTyUiOpAsDfGhJkLzXcVbNm-env",
+    }  # fmt: skip
+    assert keys.named(env) == ()
 
 
 def test_what_the_lab_queues_stores_the_list_and_nothing_else(lab_repo, pueue_daemon, monkeypatch, wait_until):

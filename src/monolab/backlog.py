@@ -28,7 +28,7 @@ def tasks(lab: Lab, known: list[pueue.Task] | None = None) -> list[pueue.Task]:
 def run_of(lab: Lab, task: pueue.Task) -> str | None:
     """The run that a task carries out, where `lab queue` added it."""
     run_id = named_by(task)
-    return run_id if run_id and os.path.isfile(f"{lab.runs}/{run_id}/request.json") else None  # of thousands: a Path takes ten times as long
+    return run_id if run_id and asked_for(lab, run_id) else None
 
 
 def named_by(task: pueue.Task) -> str | None:
@@ -39,7 +39,18 @@ def named_by(task: pueue.Task) -> str | None:
 
 def over(lab: Lab, run_id: str) -> bool:
     """Whether nothing more will come of a run: it has its receipt, was cancelled, or was refused."""
-    return any((lab.run(run_id) / name).exists() for name in ("receipt.json", "cancelled.json", "refused.json"))
+    folder = f"{lab.runs}/{run_id}"  # asked of thousands: a Path takes ten times as long
+    return any(os.path.exists(f"{folder}/{name}") for name in ("receipt.json", "cancelled.json", "refused.json"))
+
+
+def started(lab: Lab, run_id: str) -> bool:
+    """Whether a process began to carry a run out, and has not ended it."""
+    return os.path.exists(f"{lab.runs}/{run_id}/started.json")
+
+
+def asked_for(lab: Lab, run_id: str) -> bool:
+    """Whether a run has its request."""
+    return os.path.exists(f"{lab.runs}/{run_id}/request.json")
 
 
 def opened(lab: Lab) -> list[str]:
@@ -48,7 +59,7 @@ def opened(lab: Lab) -> list[str]:
         names = sorted(os.listdir(receipts.open_marks(lab)))
     except FileNotFoundError:
         return []
-    return [name for name in names if (lab.run(name) / "request.json").exists()]
+    return [name for name in names if asked_for(lab, name)]
 
 
 def finished_with(lab: Lab, run_id: str) -> None:
@@ -93,6 +104,11 @@ def claim(lab: Lab, run_id: str) -> Iterator[bool]:
         os.close(handle)
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process: one that has ended and that nobody has waited for, a zombie, does nothing any more."""
+    return _ticks(pid) is not None
+
+
 def _ticks(pid: int) -> int | None:
     """When a process was started, in clock ticks since boot; None where there is none, or only its exit code is left."""
     try:
@@ -123,7 +139,7 @@ def pending(lab: Lab, without: str = "") -> list[receipts.Request]:
 def asked(lab: Lab, idea: str) -> list[str]:
     """Every run that was ever asked for an idea (or for one whose slug ends in the same words), by its folder's name alone, oldest first."""
     names = os.listdir(lab.runs) if lab.runs.is_dir() else []  # globbing would look into all of them
-    return sorted(name for name in names if f"-{idea}-s" in name and (lab.run(name) / "request.json").exists())
+    return sorted(name for name in names if f"-{idea}-s" in name and asked_for(lab, name))
 
 
 def given_up(lab: Lab, idea: str) -> list[receipts.Request]:

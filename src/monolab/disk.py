@@ -2,7 +2,8 @@
 
 A checkpoint is what training again makes again (`lab reproduce` does, and says whether it is the same), and what only `verify`, `audit` and further questions to the model need. So none of these is
 removed: of an arm that was kept, which may be verified; of what it is compared with; of a question that is still open, and of its references; of the
-newest baseline; of a run that is not finished with.
+newest baseline; of a run that is not finished with. What no look has seen yet may still be kept, and goes last, with what it is compared with: it goes
+all the same where nothing else is left, for a lab without a baseline judges nothing, and must not fill the disk.
 """
 
 import fcntl
@@ -27,6 +28,8 @@ GONE = ".checkpoint.gone"  # what a checkpoint is called while its files are rem
 def keep_within(lab: Lab, problem: Problem) -> list[str]:
     """Remove the oldest checkpoints, as far as they may be, until the rest fits program.md's `checkpoints_gb` and `disk_gb` is free; returns the runs.
 
+    Those that were judged go first.
+
     Says so in the log where that is not enough. Costs the same however many runs there are, but for the first time.
     """
     from loguru import logger  # here: `lab status` imports this module, and loguru takes as long as all the rest
@@ -36,8 +39,8 @@ def keep_within(lab: Lab, problem: Problem) -> list[str]:
         total, budget, removed = sum(sizes.values()), problem.checkpoints_gb * GB, []
         if total <= budget and _free(lab) >= problem.disk_gb * GB:
             return []
-        kept = protected(lab, problem)
-        for run_id, counted in sizes.items():
+        kept, last = protected(lab, problem), unjudged(lab)
+        for run_id, counted in sorted(sizes.items(), key=lambda one: one[0] in last):  # which leaves the oldest first otherwise
             over, short = total > budget, _free(lab) < problem.disk_gb * GB
             if not (over or short):
                 break
@@ -69,7 +72,7 @@ def protected(lab: Lab, problem: Problem) -> set[str]:
     for look in [*past.arms(kept=True), *past.unsettled()]:
         kept |= {*look.runs, *look.gate.runs, *look.against_runs}
     asked = {receipts.request(lab, run_id).idea for run_id in opened}
-    kept |= {row.run_id for row in rows.to_settle(()) if row.idea in asked}  # the verdict on them waits for the others
+    kept |= {row.run_id for row in rows.to_settle(verdicts.LOOKS, ()) if row.idea in asked}  # the verdict on them waits for the others
     for stage in problem.stages:
         try:
             base = verdicts.arm(lab, rows, BASELINE, stage)
@@ -77,6 +80,14 @@ def protected(lab: Lab, problem: Problem) -> set[str]:
             continue
         kept |= set(base.runs) if base else set()
     return kept
+
+
+def unjudged(lab: Lab) -> set[str]:
+    """The runs that no look has seen, though one is due, and those that they will be compared with."""
+    rows = results.view(lab)
+    void = verdicts.no_evidence(lab, rows)
+    due = [row for row in rows.to_settle(verdicts.LOOKS, ()) if row.run_id not in void]
+    return {run_id for row in due for run_id in (row.run_id, row.parent)}
 
 
 def use(lab: Lab) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from monolab import backlog, device, holdout, problem, pueue, receipts, results, verdicts
+from monolab import backlog, device, holdout, problem, pueue, receipts, results, retries, verdicts
 from monolab.alerts import HOUR, Event, Settings
 from monolab.errors import LabError
 from monolab.journal import number
@@ -91,7 +91,8 @@ def _stopped(lab: Lab, settings: Settings) -> Iterator[Event]:
     if not pueue.answers():
         yield Event("stopped", "daemon", f"stopped: no pueue daemon answers, and {len(pending)} run(s) wait (just queue, or: pueued -d)", lasts=True)
         return
-    groups, waiting = pueue.groups(), [task for task in backlog.unfinished(lab).values() if task.state in ("Queued", "Paused")]
+    groups, tasks = pueue.groups(), backlog.unfinished(lab)
+    waiting = [task for task in tasks.values() if task.state in ("Queued", "Paused")]
     if paused := sorted({task.group for task in waiting if groups[task.group].status != "Running"}):
         yield Event(
             "stopped", "paused", f"stopped: {', '.join(paused)} is paused with {len(waiting)} run(s) (pueue start -g {paused[0]})", lasts=True
@@ -99,6 +100,8 @@ def _stopped(lab: Lab, settings: Settings) -> Iterator[Event]:
         return
     if any((lab.run(one.run_id) / "started.json").exists() and backlog.alive(lab, one.run_id) for one in pending):
         return  # its own limits end it
+    if all(_is_put_off(lab, one, tasks) for one in pending):
+        return  # it runs again by itself
     idle = time.time() - max(_moved(lab, one.run_id) for one in pending)
     if rows := results.load(lab):
         idle = min(idle, time.time() - _when(rows[-1]))
@@ -133,6 +136,12 @@ def _when(row: Row) -> float:
 
 def _is_news(row: Row) -> bool:
     return time.time() - _when(row) < RECENT
+
+
+def _is_put_off(lab: Lab, one: receipts.Request, tasks: dict[str, pueue.Task]) -> bool:
+    """Whether a run is a retry that the lab itself lets wait for a while."""
+    stashed = one.run_id in tasks and tasks[one.run_id].state == "Stashed"
+    return bool(one.retry_of) and stashed and time.time() - _moved(lab, one.run_id) < retries.LONGEST_WAIT
 
 
 def _moved(lab: Lab, run_id: str) -> float:

@@ -6,6 +6,8 @@ locks, CIFS and Lustre as they are mounted, most of FUSE not at all; and a proce
 - a lab on a shared file system is used by one machine, the first that wrote in it, which `.git/lab-machine` names; every other one is refused;
 - there too locks must at least work between two processes of this machine, which is tried;
 - the locks of devices lie on a disk of the machine itself.
+
+A temporary folder is locked as well: what a killed process has left can be told from what is in use, and goes.
 """
 
 import contextlib
@@ -14,11 +16,15 @@ import functools
 import os
 import platform
 import re
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from monolab.errors import LabError
 from monolab.paths import Lab
 
+TEMPORARY = "lab-tmp-"  # how a temporary folder's name begins; nobody else's does
 MOUNTS = Path("/proc/self/mountinfo")
 # As /proc/self/mountinfo names them. Shared between machines:
 SHARED = re.compile(
@@ -71,6 +77,46 @@ def require_one_machine(lab: Lab) -> None:
             f"{lab.root} is on {name}, where machines do not see each other's locks, and {owner or 'another machine'} uses it",
             hint=f"work there; or, once nothing of it runs there any more: rm {claim}",
         )
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder that goes with this process, on a short path: sockets lie in it, and a socket's path has at most 107 bytes."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # where a folder cannot be locked, nobody else can lock it either, and it is left alone
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if folder.exists():
+            break
+        os.close(handle)  # it was taken for a dead process's before it was locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def sweep() -> list[Path]:
+    """Remove the temporary folders of this user's processes that are gone; which those were."""
+    swept = []
+    with os.scandir(tempfile.gettempdir()) as entries:
+        found = [Path(entry.path) for entry in entries if entry.name.startswith(TEMPORARY)]
+    for folder in found:
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # gone meanwhile, a link, or another user's
+            continue
+        try:
+            if os.fstat(handle).st_uid == os.getuid():
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                swept.append(folder)
+        except OSError:  # its process lives
+            continue
+        finally:
+            os.close(handle)
+    return swept
 
 
 def machine() -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from monolab.paths import Lab
 
-VERSION = 2
+VERSION = 3
 BUSY_SECONDS = 60.0  # another process that makes the entries of a large file anew takes some seconds
 SCHEMA = f"""
 PRAGMA user_version = {VERSION};
@@ -26,12 +26,15 @@ CREATE INDEX rows_run ON rows (run_id);
 CREATE INDEX rows_arm ON rows (idea, stage);
 CREATE INDEX rows_failed ON rows (n) WHERE status != 'ok';
 CREATE INDEX rows_unjudged ON rows (n) WHERE judged = 0;
+CREATE TABLE labels (first INTEGER PRIMARY KEY, idea TEXT NOT NULL, label TEXT NOT NULL, run_id TEXT NOT NULL, time TEXT NOT NULL, UNIQUE (idea, label));
 CREATE TABLE looks (n INTEGER PRIMARY KEY, arm INTEGER NOT NULL, stage TEXT NOT NULL, control INTEGER NOT NULL, kept INTEGER NOT NULL, test INTEGER NOT NULL,
-                    start INTEGER NOT NULL, length INTEGER NOT NULL);
-CREATE INDEX looks_ledger ON looks (stage, control, n, test, kept);
+                    tested INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL);
+CREATE INDEX looks_tested ON looks (stage, control, n, tested);
+CREATE INDEX looks_kept ON looks (stage, control, n) WHERE kept = 1;
 CREATE TABLE look_runs (run_id TEXT NOT NULL, look INTEGER NOT NULL, PRIMARY KEY (run_id, look)) WITHOUT ROWID;
 CREATE TABLE arms (arm INTEGER PRIMARY KEY, idea TEXT NOT NULL, stage TEXT NOT NULL, look INTEGER NOT NULL, last_run TEXT NOT NULL,
-                   control INTEGER NOT NULL, kept INTEGER NOT NULL, final INTEGER NOT NULL);
+                   control INTEGER NOT NULL, kept INTEGER NOT NULL, final INTEGER NOT NULL, failed INTEGER NOT NULL);
+CREATE INDEX arms_idea ON arms (idea, look, failed) WHERE control = 0;
 CREATE INDEX arms_kept ON arms (stage) WHERE kept = 1;
 CREATE INDEX arms_control ON arms (stage) WHERE control = 1;
 CREATE INDEX arms_open ON arms (arm) WHERE final = 0;

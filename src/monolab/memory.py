@@ -98,8 +98,7 @@ class Standing:
 
     @property
     def failed(self) -> bool:
-        one = self.verdict
-        return one is not None and not one.kept and (one.gate.decision == "drop" or one.verdict == "refuted")
+        return self.verdict is not None and self.verdict.failed
 
     @property
     def text(self) -> str:
@@ -212,20 +211,20 @@ def _read(path: Path) -> dict:
 
 def _labels(lab: Lab, known: dict[str, Entry]) -> list[Entry]:
     """An entry for every label under which runs asked something else than their idea's file does, or whose idea has no file."""
-    asked: dict[tuple[str, str], results.Row] = {}
-    for row in results.load(lab):
-        if row.idea != BASELINE and not row.idea.startswith(CONTROL) and row.label:
-            asked[row.idea, row.label] = row
+    asked = [one for one in results.view(lab).labels() if one[0] != BASELINE and not one[0].startswith(CONTROL) and one[1]]
     if not asked:
         return []
     metric = problems.load(lab).metric
     found = []
-    for (idea, text), row in asked.items():
-        said, own = label.parse(text, metric), known.get(idea)
+    for idea, text, run_id, time in asked:
+        own = known.get(idea)
+        if own and text.startswith(f"Q: {own.question} H:"):  # of thousands: most, and sooner seen than by reading all of the label
+            continue
+        said = label.parse(text, metric)
         if not said.question or (own and _plain(said.question) == _plain(own.question)):
             continue
         parent = own.parent if own else ""
-        found.append(Entry(row.run_id, "run", idea, said.question, said.text, predicted=said.effect, parent=parent, date=row.time[:10]))
+        found.append(Entry(run_id, "run", idea, said.question, said.text, predicted=said.effect, parent=parent, date=time[:10]))
     return found
 
 
@@ -233,9 +232,14 @@ def _plain(text: str) -> str:
     return re.sub(r"\W+", " ", text.lower()).strip()
 
 
+def _standing(one: Verdict) -> Standing:
+    """What a verdict makes of its idea."""
+    words = {"keep": "kept", "simpler": "kept as simpler", "more": "open", "promising": "promising", "drop": "dropped"}
+    return Standing("refuted" if one.verdict == "refuted" and not one.kept else words[one.gate.decision], one)
+
+
 def standings(lab: Lab) -> dict[str, Standing]:
     """What became of every idea that has runs or verdicts, by slug."""
-    words = {"keep": "kept", "simpler": "kept as simpler", "more": "open", "promising": "promising", "drop": "dropped"}
     found: dict[str, Standing] = {}
     tried: dict[str, Counter] = {}
     for row in results.load(lab):
@@ -245,7 +249,7 @@ def standings(lab: Lab) -> dict[str, Standing]:
         found[idea] = Standing(f"{sum(statuses.values())} run(s), no verdict yet" + (f": {bad}" if bad else ""))
     for one in verdicts.records(lab):
         if not one.control:
-            found[one.idea] = Standing("refuted" if one.verdict == "refuted" and not one.kept else words[one.gate.decision], one)
+            found[one.idea] = _standing(one)
     return found
 
 
@@ -661,9 +665,8 @@ def warnings(lab: Lab, slug: str, k: int = 3) -> list[str]:
     """
     if not (lab.runs / "verdicts.jsonl").exists():
         return []
-    known = standings(lab)
-    failed = {idea for idea, standing in known.items() if standing.failed and idea != slug}
-    if not failed or (slug in known and known[slug].verdict):
+    past = verdicts.looks(lab)
+    if past.newest(slug) is not None or not (failed := past.failed() - {slug}):
         return []
     found = [one for one in entries(lab) if not one.wrong]
     asked = next((one for one in found if one.kind == "idea" and one.key == slug), None)
@@ -672,7 +675,7 @@ def warnings(lab: Lab, slug: str, k: int = 3) -> list[str]:
     ranked = _ranked(lab, asked, found, among=lambda one: one.idea in failed)
     near_by = [(entry, comparison) for entry, comparison, _ in ranked if comparison.decision != OTHER]
     return [
-        f"{slug} looks like {comparison.decision} {'as' if comparison.decision == SAME else 'of'} one that failed: {entry.key}, {known[entry.idea].text} "
+        f"{slug} looks like {comparison.decision} {'as' if comparison.decision == SAME else 'of'} one that failed: {entry.key}, {_standing(past.newest(entry.idea)).text} "
         f"({comparison.reasons[0]}); lab idea show {entry.idea}"
         for entry, comparison in near_by[:k]
     ]

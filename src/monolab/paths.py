@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from monolab.errors import LabError
@@ -84,8 +85,8 @@ class Lab:
     def worktrees(self) -> Path:
         return self.root / "5_worktrees"
 
-    @property
-    def runs(self) -> Path:
+    @cached_property
+    def runs(self) -> Path:  # asked for thousands of times by a command that looks through all that waits
         return self.root / "6_runs"
 
     @property

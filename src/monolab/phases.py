@@ -5,22 +5,26 @@ import math
 import shutil
 import signal
 import sys
-import tempfile
+import time
 from pathlib import Path
 
-from monolab import device, keys, monitor, sandbox, snapshot, supervise, validity
+from loguru import logger
+
+from monolab import device, filesystem, keys, monitor, sandbox, snapshot, supervise, validity
 from monolab.errors import LabError
 from monolab.paths import NOT_CODE, Lab
 from monolab.problem import Problem
 from monolab.supervise import Limits, Outcome
 
+PROGRESS = "progress.json"  # what train.py says of its progress, beside its model
 PROBE = "probe.py"  # of the lab's root: what a candidate must hold, as this problem sees it
+AGAIN = (5.0, 30.0)  # seconds after which a scorer that could not have the device tries once more
 REFUSED = 3  # the scorer's exit code for a candidate that breaks the rules
 
 
 def trained_files(checkpoint: Path) -> list[Path]:
-    """What `checkpoint_sha` is over: every file but what train.py says of its progress."""
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "progress.json")
+    """What `checkpoint_sha` is over: every file but what train.py says of its progress, which no scorer sees."""
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / PROGRESS)
 
 
 def train(
@@ -44,26 +48,25 @@ def train(
     command = [sys.executable, "train.py", "--stage", stage, "--seed", str(seed), "--data", str(data), "--out", str(folder / "checkpoint"), *args]
     seconds = problem.stage(stage).seconds(machine.kind)
     crowded = (lambda: watch.crowded(problem.validity.others_cpu)) if watch else (lambda: False)
-    early = monitor.Monitor(folder / "checkpoint" / "progress.json", seconds, tells=tells, crowded=crowded)
+    early = monitor.Monitor(folder / "checkpoint" / PROGRESS, seconds, tells=tells, crowded=crowded)
 
     def observe(seen: list[supervise.Process]) -> tuple[str, str] | None:
         if watch:
             watch.look(seen)
         return early.look()
 
-    # A short path for temporary files: the sockets of a data loader's workers lie there, and a socket's path has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as temporary:
+    with filesystem.temporary() as temporary:
         return supervise.run(
             sandbox.command(
                 command,
                 cwd=folder / "code",
                 read_only=[folder / "code", data],
-                writable=[scratch, Path(temporary), folder / "checkpoint"],
+                writable=[scratch, temporary, folder / "checkpoint"],
                 hidden=hidden(lab),
                 gpu=machine.kind == "gpu",
             ),
             cwd=folder / "code",
-            env=env | {"TMPDIR": temporary},
+            env=env | {"TMPDIR": str(temporary)},
             log=folder / "train.log",
             limits=limits(problem, machine, seconds),
             echo=sys.stdout.buffer,
@@ -91,8 +94,37 @@ def score(
 ) -> tuple[Outcome, dict | str]:
     """Run the scorer in `folder/scorer` on `folder/checkpoint` and a split of the data; returns its outcome and the metrics, or why they are not usable.
 
-    The scorer sees the held-out data. A process of the candidate that it starts must not: LAB_SANDBOX holds the words to start it with.
+    The scorer sees the held-out data. A process of the candidate that it starts must not: LAB_SANDBOX holds the words to start it with. What is not in
+    `checkpoint_sha`, progress.json, is moved into `folder` first: a model must not keep any of itself there. Where the device could not be had, the
+    same checkpoint is scored again after a while. That rolls nothing a second time, so the words of the log are enough, though a candidate may have
+    written them.
     """
+    if (folder / "checkpoint" / PROGRESS).is_file():
+        (folder / "checkpoint" / PROGRESS).replace(folder / PROGRESS)
+    for wait in (*AGAIN, None):
+        outcome, metrics = _score(lab, folder, machine, problem, stage, held, split, watch)
+        if (
+            wait is None
+            or outcome.status != "crash"
+            or machine.kind != "gpu"
+            or not any(said.search(outcome.tail) for said in (supervise.DRIVER_DOWN, supervise.DEVICE_BUSY))
+        ):
+            break
+        logger.warning(f"the scorer could not have {machine.name} ({last_line(outcome.tail)}): it tries again in {wait:.0f} s")
+        time.sleep(wait)
+    return outcome, metrics
+
+
+def _score(
+    lab: Lab,
+    folder: Path,
+    machine: device.Device,
+    problem: Problem,
+    stage: str,
+    held: int | None,
+    split: str,
+    watch: validity.Watch | None,
+) -> tuple[Outcome, dict | str]:
     out, code, checkpoint = folder / ("metrics.json" if split == "val" else f"metrics.{split}.json"), folder / "code", folder / "checkpoint"
     served = sandbox.command([], cwd=code, read_only=[code, checkpoint], hidden=hidden(lab), gpu=machine.kind == "gpu")
     outcome = supervise.run(

@@ -32,26 +32,33 @@ def standings(lab: Lab, small: str = "explore", large: str = "verify") -> list[S
     kept = {one.idea: one for one in past if one.stage == small and one.kept}
     there = {one.idea: one for one in past if one.stage == large}
     asked = {row.idea for row in results.load(lab) if row.stage == large} | {one.idea for one in backlog.pending(lab) if one.stage == large}
-    found = []
-    for idea, one in kept.items():
-        other = there.get(idea)
-        if other is None:
-            word, why = ("open", "its runs are not judged yet") if idea in asked else ("waiting", f"just promote {idea}")
-        elif other.kept:
-            word, why = "scale-stable", other.gate.why
-        elif other.verdict == "refuted" or other.gate.decision == "drop":
-            word, why = "scale-bound", other.why if other.verdict == "refuted" else other.gate.why
-        else:
-            word, why = "open", other.gate.why
-        if other and other.gate.anchor != one.gate.anchor:
-            why += f"; held against {one.gate.anchor} at {small}, against {other.gate.anchor} at {large}"
-        found.append(Standing(idea, one.gate.effect, other and other.gate.effect, word, why))
-    return found
+    return [_standing(one, there.get(idea), idea in asked, small, large) for idea, one in kept.items()]
 
 
-def said(lab: Lab, slug: str) -> str:
-    """One line on whether what was kept of an idea at the small scale holds at the large one; "" where it was not kept."""
-    return next((f"{one.word}: {one.why}" for one in standings(lab) if one.idea == slug), "")
+def _standing(one: Verdict, other: Verdict | None, asked: bool, small: str, large: str) -> Standing:
+    if other is None:
+        word, why = ("open", "its runs are not judged yet") if asked else ("waiting", f"just promote {one.idea}")
+    elif other.kept:
+        word, why = "scale-stable", other.gate.why
+    elif other.verdict == "refuted" or other.gate.decision == "drop":
+        word, why = "scale-bound", other.why if other.verdict == "refuted" else other.gate.why
+    else:
+        word, why = "open", other.gate.why
+    if other and other.gate.anchor != one.gate.anchor:
+        why += f"; held against {one.gate.anchor} at {small}, against {other.gate.anchor} at {large}"
+    return Standing(one.idea, one.gate.effect, other and other.gate.effect, word, why)
+
+
+def said(lab: Lab, slug: str, small: str = "explore", large: str = "verify") -> str:
+    """One line on whether what was kept of an idea at the small scale holds at the large one; "" where it was not kept. Reads only what concerns it."""
+    past = verdicts.looks(lab).of(slug)
+    one = next((look for look in reversed(past) if look.stage == small and look.kept), None)
+    if one is None:
+        return ""
+    other = next((look for look in reversed(past) if look.stage == large), None)
+    asked = bool(results.view(lab).of(slug, large)) or any((run.idea, run.stage) == (slug, large) for run in backlog.pending(lab))
+    found = _standing(one, other, asked, small, large)
+    return f"{found.word}: {found.why}"
 
 
 def promote(lab: Lab, slugs: list[str], small: str = "explore", large: str = "verify") -> list[Request]:

@@ -5,6 +5,7 @@ import os
 import tempfile
 from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from monolab.errors import LabError
@@ -122,11 +123,16 @@ def write_receipt(lab: Lab, receipt: Receipt) -> None:
     write_atomic(path, json.dumps(asdict(receipt), indent=1))
 
 
+@cache
+def _fields(kind: type[Request]) -> tuple[frozenset[str], frozenset[str]]:
+    """The names of all fields, and of those without a default: a later version's field has one, for older files."""
+    return frozenset(field.name for field in fields(kind)), frozenset(field.name for field in fields(kind) if field.default is MISSING)
+
+
 def _read(path: Path, kind: type[Request]) -> Request:
+    names, needed = _fields(kind)
     try:
         values = json.loads(path.read_text())
-        names = {field.name for field in fields(kind)}
-        needed = {field.name for field in fields(kind) if field.default is MISSING}  # a later version's field has a default for older files
         if not needed <= values.keys() <= names:
             raise ValueError(f"its fields differ: {', '.join(sorted((values.keys() - names) | (needed - values.keys())))}")
     except (ValueError, AttributeError) as error:

@@ -159,13 +159,21 @@ class Rows(Sequence[Row]):
     def flagged(self, flag: str) -> list[Row]:
         return self._where("n IN (SELECT n FROM row_flags WHERE flag = ?)", flag)
 
-    def to_settle(self, still_open: Iterable[str]) -> list[Row]:
-        """The rows that no recorded look has seen, other than the baseline's, which is not judged, and those of the runs `still_open`."""
-        names = tuple(still_open)
-        return self._where(f"(judged = 0 OR run_id IN ({', '.join('?' * len(names))}))", *names)
-
-    def _where(self, condition: str, *values) -> list[Row]:
+    def labels(self) -> list[tuple[str, str, str, str]]:
+        """Every label that an idea was run under: idea, label, the newest run with it, and its time. In the order of their first runs."""
         with index.reading(self.lab, ROWS) as entries:
+            return entries.execute("SELECT idea, label, run_id, time FROM labels WHERE first < ? ORDER BY first", (self.count,)).fetchall()
+
+    def to_settle(self, looks: index.Source, still_open: Iterable[str]) -> list[Row]:
+        """The rows that no recorded look has seen, other than the baseline's, which is not judged, and those of the runs `still_open`.
+
+        `looks`: the record of looks (`verdicts.LOOKS`), whose entries say which rows were seen.
+        """
+        names = tuple(still_open)
+        return self._where(f"(judged = 0 OR run_id IN ({', '.join('?' * len(names))}))", *names, also=looks)
+
+    def _where(self, condition: str, *values, also: index.Source | None = None) -> list[Row]:
+        with index.reading(self.lab, ROWS, *([also] if also else [])) as entries:
             chosen = f"SELECT run_id, start, length FROM rows WHERE {condition} AND n < {self.count} ORDER BY n"
             found = entries.execute(chosen, values).fetchall()
         if not found:
@@ -204,6 +212,7 @@ def _entries(entries: "sqlite3.Connection", lab: Lab) -> None:
     """Make the index's entries of results.tsv anew. Raises LabError where a line of it cannot be read."""
     entries.execute("DELETE FROM rows")
     entries.execute("DELETE FROM row_flags")
+    entries.execute("DELETE FROM labels")
     lines = _lines(lab)
     start = len(lines[0]) + 1
     for n, (text, found) in enumerate(zip(lines[1:], _parsed(lines), strict=True)):
@@ -217,6 +226,8 @@ def _entry(entries: "sqlite3.Connection", n: int, row: Row, start: int, length: 
     values = (n, row.run_id, row.idea, row.stage, row.status, start, length, int(row.idea == BASELINE))
     entries.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
     entries.executemany("INSERT INTO row_flags VALUES (?, ?)", [(flag, n) for flag in set(row.flags.split(",")) if flag])
+    newest = "ON CONFLICT (idea, label) DO UPDATE SET run_id = excluded.run_id, time = excluded.time"
+    entries.execute(f"INSERT INTO labels VALUES (?, ?, ?, ?, ?) {newest}", (n, row.idea, row.label, row.run_id, row.time))
 
 
 ROWS = index.Source("results.tsv", lambda lab: lab.results, _entries)
@@ -241,20 +252,19 @@ def require_whole(lab: Lab) -> None:
     What was read strictly before is known by its hash, and not parsed again.
     """
     before, noted, content = index.identity(lab.results), index.state(lab, ROWS), _bytes(lab)
-    lines = _split(content)
     digest = hashlib.sha256(content[: noted.sha_bytes])
-    same = bool(noted.sha) and digest.hexdigest() == noted.sha and noted.sha_bytes <= len(content)
-    for _ in _parsed(lines, content.count(b"\n", 0, noted.sha_bytes) if same else 1):
-        pass
-    have = {text.partition("\t")[0] for text in lines[1:]}
-    names = set(os.listdir(lab.runs)) if lab.runs.is_dir() else set()
-    lost = sorted(name for name in names - have if (lab.run(name) / "receipt.json").exists())
+    same = bool(noted.sha) and digest.hexdigest() == noted.sha and noted.sha_bytes <= len(content) and _is_strict(content[noted.sha_bytes :])
+    if not same:
+        for _ in _parsed(_split(content)):
+            pass
+    names = set(os.listdir(os.fsencode(lab.runs))) if lab.runs.is_dir() else set()
+    lost = _lost(lab, names - _runs(content))
     if lost:  # one that finishes at this moment has its receipt before its row, and `.finishing` names it until then
         try:
             finishing = (lab.runs / ".finishing").read_text()
         except FileNotFoundError:
             finishing = ""
-        have |= {finishing, *(text.partition("\t")[0] for text in _split(_bytes(lab))[1:])}
+        have = {finishing, *map(os.fsdecode, _runs(_bytes(lab)))}
         lost = [name for name in lost if name not in have]
     if lost:
         raise LabError(f"results.tsv lacks the rows of {len(lost)} run(s), {lost[-1]} for one: it was rolled back or cut", hint="lab rebuild")
@@ -263,6 +273,30 @@ def require_whole(lab: Lab) -> None:
         if same:
             digest.update(content[noted.sha_bytes :])
         index.note(lab, ROWS, before, index.State(True, True, digest.hexdigest(), len(content)), anew=not same)
+
+
+def _is_strict(lines: bytes) -> bool:
+    """Whether these lines, the end of a table, can all be read."""
+    try:
+        return all(True for _ in _parsed(_split(f"{HEADER}\n".encode() + lines)))
+    except LabError:
+        return False
+
+
+def _runs(content: bytes) -> set[bytes]:
+    """The first cell of every line."""
+    return {line.partition(b"\t")[0] for line in content.splitlines()}
+
+
+def _lost(lab: Lab, names: set[bytes]) -> list[str]:
+    """The folders among `names` that have a receipt."""
+    return [name for name in sorted(map(os.fsdecode, names)) if os.path.exists(f"{lab.runs}/{name}/receipt.json")]
+
+
+def at_rest(lab: Lab) -> bool:
+    """Whether nobody is between a receipt and its row, or was killed there, and the table is as it was when it was found sound."""
+    noted = index.state(lab, ROWS)
+    return noted.fits and noted.whole and not (lab.runs / ".finishing").exists()
 
 
 def require_sound(lab: Lab) -> None:

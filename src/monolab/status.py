@@ -26,10 +26,11 @@ def facts(lab: Lab, most: int | None = None) -> dict:
     tasks = backlog.unfinished(lab, ours)
     held = device.holder(machine)
 
-    def known(run_id: str) -> bool:
-        return (lab.run(run_id) / "waiting.json").exists()
+    def waits(run_id: str) -> bool:
+        """Of a run whose process is there: it gets ready, or waits for the device. One that is over settles, and of one typed by hand nothing is known."""
+        return run_id != (held or {}).get("run") and (lab.run(run_id) / "request.json").exists() and not backlog.over(lab, run_id)
 
-    waiting = [(name, task) for name, task in tasks.items() if task.state != "Running" or (name != (held or {}).get("run") and known(name))]
+    waiting = [(name, task) for name, task in tasks.items() if task.state != "Running" or waits(name)]
     running = _running(lab, subject, machine, held) if held and held.get("lab") == str(lab.root) else None
     newest = rows[-1] if rows else None
     stage = newest.stage if newest else "explore"

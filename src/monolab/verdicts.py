@@ -182,6 +182,11 @@ class Verdict:
         return self.idea.startswith(CONTROL)
 
     @property
+    def failed(self) -> bool:
+        """Whether the code was dropped, or what was predicted of it refuted, and it is not kept all the same."""
+        return not self.kept and (self.gate.decision == "drop" or self.verdict == "refuted")
+
+    @property
     def final(self) -> bool:
         """Whether the lab has done what it does by itself."""
         return self.gate.decision != "more"
@@ -249,11 +254,13 @@ def _entry(entries: "sqlite3.Connection", n: int, verdict: Verdict, start: int, 
     (arm,) = entries.execute(same, (*verdict.runs, verdict.idea, verdict.stage)).fetchone()
     if arm is None:
         (arm,) = entries.execute("SELECT ifnull(max(arm), -1) + 1 FROM arms").fetchone()
-    values = (n, arm, verdict.stage, verdict.control, verdict.kept, verdict.gate.test, start, length)
-    entries.execute("INSERT INTO looks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    before = "SELECT tested FROM looks WHERE stage = ? AND control = ? ORDER BY n DESC LIMIT 1"
+    (tested,) = entries.execute(before, (verdict.stage, verdict.control)).fetchone() or (0,)
+    values = (n, arm, verdict.stage, verdict.control, verdict.kept, verdict.gate.test, max(tested, verdict.gate.test), start, length)
+    entries.execute("INSERT INTO looks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     entries.executemany("INSERT OR IGNORE INTO look_runs VALUES (?, ?)", [(run_id, n) for run_id in verdict.runs])
-    values = (arm, verdict.idea, verdict.stage, n, verdict.runs[-1], verdict.control, verdict.kept, verdict.final)
-    entries.execute("INSERT OR REPLACE INTO arms VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    values = (arm, verdict.idea, verdict.stage, n, verdict.runs[-1], verdict.control, verdict.kept, verdict.final, verdict.failed)
+    entries.execute("INSERT OR REPLACE INTO arms VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     entries.execute("DELETE FROM arm_runs WHERE arm = ?", (arm,))
     entries.executemany("INSERT OR IGNORE INTO arm_runs VALUES (?, ?)", [(run_id, arm) for run_id in verdict.runs])
 
@@ -307,10 +314,32 @@ class Looks(Sequence[Verdict]):
         chosen = f"SELECT start, length FROM arms JOIN looks ON looks.n = arms.look WHERE {' AND '.join(wanted) or 'true'} ORDER BY arms.arm DESC"
         return self._found(f"{chosen} LIMIT {-1 if last is None else last}", *values)[::-1]
 
-    def ledger(self, stage: str) -> list[tuple[int, int]]:
-        """Of every look at an idea at a stage: which idea to be tested it was, and whether the idea was kept."""
+    def tested(self, stage: str) -> int:
+        """How many ideas were tested at a stage."""
         with index.reading(self.lab, LOOKS) as entries:
-            return entries.execute("SELECT test, kept FROM looks WHERE stage = ? AND control = 0 ORDER BY n", (stage,)).fetchall()
+            last = "SELECT tested FROM looks WHERE stage = ? AND control = 0 ORDER BY n DESC LIMIT 1"
+            return (entries.execute(last, (stage,)).fetchone() or (0,))[0]
+
+    def keeps(self, stage: str) -> list[tuple[int, int]]:
+        """Of every look at a stage at which an idea was kept: which idea to be tested it was, and how many had been tested then."""
+        with index.reading(self.lab, LOOKS) as entries:
+            kept = "SELECT test, tested FROM looks WHERE stage = ? AND control = 0 AND kept = 1 ORDER BY n"
+            return entries.execute(kept, (stage,)).fetchall()
+
+    def newest(self, idea: str) -> Verdict | None:
+        """The last look at an idea, at whatever stage."""
+        found = self._found("SELECT start, length FROM looks WHERE n = (SELECT max(look) FROM arms WHERE idea = ? AND control = 0)", idea)
+        return found[0] if found else None
+
+    def of(self, idea: str) -> list[Verdict]:
+        """The last look at every arm of an idea, controls aside, oldest first."""
+        return self._found("SELECT start, length FROM looks WHERE n IN (SELECT look FROM arms WHERE idea = ? AND control = 0) ORDER BY n", idea)
+
+    def failed(self) -> set[str]:
+        """The ideas whose last look says that they failed."""
+        with index.reading(self.lab, LOOKS) as entries:  # SQLite takes `failed` from the row that has the maximum
+            last = "SELECT idea, failed, max(look) FROM arms WHERE control = 0 GROUP BY idea"
+            return {idea for idea, failed, _ in entries.execute(last) if failed}
 
     def still_open(self) -> list[str]:
         """The last run of every arm whose question is still open."""
@@ -363,12 +392,10 @@ def by_arm(found: Iterable[Verdict]) -> list[Verdict]:
 
 def ledger(past: "Looks", stage: str) -> tuple[int, list[int]]:
     """How many ideas were tested at a stage, and how many of them had been when each of the kept ones was kept first. Controls are not ideas."""
-    tested, first = 0, {}
-    for test, kept in past.ledger(stage):
-        tested = max(tested, test)
-        if kept:
-            first.setdefault(test, tested)
-    return tested, list(first.values())
+    first: dict[int, int] = {}
+    for test, tested in past.keeps(stage):
+        first.setdefault(test, tested)
+    return past.tested(stage), list(first.values())
 
 
 def identical(one: Receipt, other: Receipt) -> bool:
@@ -717,8 +744,8 @@ def _confounds(mine: Arm, against: Arm) -> tuple[str, ...]:
     return tuple(found)
 
 
-def best(lab: Lab, problem: Problem, rows: list[Row], stage: str | None = None) -> dict:
-    """The best arm that holds: the baseline as it is now, or a kept arm whose anchors down to it were kept.
+def best(lab: Lab, problem: Problem, rows: list[Row], stage: str | None = None, base: Arm | None = None) -> dict:
+    """The best arm that holds: the baseline as it is now (`base`, where the caller has read it), or a kept arm whose anchors down to it were kept.
 
     Returns its idea, mean, lineage (newest first), and how much of its effect may be the luck of the best of all that were tested. Raises
     LabError when the baseline was not measured.
@@ -727,7 +754,7 @@ def best(lab: Lab, problem: Problem, rows: list[Row], stage: str | None = None) 
     if not measured:
         raise LabError("the baseline has not been measured", hint="just baseline")
     stage = stage or measured[-1].stage
-    base, past = arm(lab, rows, BASELINE, stage), looks(lab)
+    base, past = base or arm(lab, rows, BASELINE, stage), looks(lab)
     chosen: list[Verdict] = []
     for verdict in past.arms(stage, control=False, kept=True):
         lineage = _lineage(verdict, past, set(base.runs))
