@@ -19,6 +19,7 @@ OPTIONS = {
     "network": "fetches from a package registry; run with --network",
     "gpu": "needs an NVIDIA GPU; run with --gpu",
     "live": "asks a real service of papers; run with --live",
+    "model": "builds and serves a real local model; run with --model",
 }
 
 
@@ -155,18 +156,19 @@ def pueue_daemon(pueue_home: Daemon) -> Daemon:
     return pueue_home
 
 
+# Its limits are far from what its runs take, here a second: a machine that stands still for 20 s ends none of them. A test of a limit sets its own.
 PROGRAM = """---
 metric: score
 direction: lower
 smallest_effect: 0.01
 stages:
-  smoke: {cpu: 5, gpu: 5}
-  explore: {cpu: 10, gpu: 10}
-  verify: {cpu: 20, gpu: 20}
+  smoke: {cpu: 30, gpu: 30}
+  explore: {cpu: 60, gpu: 60}
+  verify: {cpu: 120, gpu: 120}
 window_seconds: {cpu: [0.01, 60], gpu: [0.01, 60]}
 scorer: [eval.py]
 grace_seconds: 1
-score_seconds: 10
+score_seconds: 60
 memory_gb: 1
 implausible: 0
 ---

@@ -2,20 +2,20 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from conftest import REPOSITORY
+from test_lab import call
 from test_memory import record, verdict
 
 from monolab import cognition, receipts, results
 from monolab.errors import LabError
 from monolab.paths import Lab
 
-LAB = str(Path(sys.executable).with_name("lab"))
 STARTER = REPOSITORY / "0_docs" / "cognition" / "linear-attention.yaml"
 SOURCE = {"title": "On gates", "authors": ["A. Author"], "year": 2024, "arxiv": "2401.00001"}
 ENTRY = {
@@ -75,7 +75,7 @@ def test_check_says_where_and_what(lab, entry, source, why):
     assert any(line.startswith("0_docs/papers/gates.cognition.yaml: ") and why in line for line in wrong)
     with pytest.raises(LabError, match="gates.cognition.yaml"):
         cognition.retrieve(lab, "gates saturate")
-    done = subprocess.run([LAB, "cognition", "check"], cwd=lab.root, capture_output=True, text=True)
+    done = call(lab.root, "cognition", "check", check=False)
     assert done.returncode == 1 and why in done.stdout
 
 
@@ -114,23 +114,23 @@ def test_a_symptom_finds_what_was_written_for_it(lab, symptom, wanted):
 
 
 def test_every_line_names_its_source(lab):
-    asked = [LAB, "cognition", "for", "the loss is NaN early in training"]
-    lines = subprocess.run(asked, cwd=lab.root, capture_output=True, text=True, check=True).stdout.splitlines()
+    asked = ("cognition", "for", "the loss is NaN early in training")
+    lines = call(lab.root, *asked).stdout.splitlines()
     told = [line for line in lines if line.startswith("  ")]
     assert len(told) == 15 and all("arXiv:" in line for line in told)
     assert sum(line.startswith(("  authors claim: ", "  derivation: ")) for line in told) == 3
-    found = json.loads(subprocess.run([*asked, "--json", "--k", "2"], cwd=lab.root, capture_output=True, text=True, check=True).stdout)
+    found = json.loads(call(lab.root, *asked, "--json", "--k", "2").stdout)
     assert len(found["entries"]) == 2 and found["symptom"]["run_id"] == "" and found["entries"][0]["source"]["where"].startswith("arXiv:")
 
 
 def run(lab: Lab, slug: str, *options: str) -> receipts.Receipt:
-    subprocess.run([LAB, "eval", slug, *options], cwd=lab.root, capture_output=True, check=False)
+    call(lab.root, "eval", slug, *options, check=False)
     return receipts.receipt(lab, results.load(lab)[-1].run_id)
 
 
 def test_a_runs_symptom_comes_from_its_receipt_and_verdict(lab):
-    subprocess.run([LAB, "data"], cwd=lab.root, check=True, capture_output=True)
-    subprocess.run([LAB, "worktree", "lower"], cwd=lab.root, check=True, capture_output=True)
+    call(lab.root, "data")
+    call(lab.root, "worktree", "lower")
     fine = run(lab, "lower")
     with pytest.raises(LabError, match="has no symptom"):
         cognition.symptom(lab, fine.run_id)
@@ -143,8 +143,7 @@ def test_a_runs_symptom_comes_from_its_receipt_and_verdict(lab):
     assert crashed.status == "crash"
     found = cognition.symptom(lab, crashed.run_id)
     assert found.run_id == crashed.run_id and "diverges: NaN" in found.signs[0] and "Does lower help?" in found.text
-    asked = [LAB, "cognition", "for", crashed.run_id]
-    shown = subprocess.run(asked, cwd=lab.root, capture_output=True, text=True, check=True).stdout
+    shown = call(lab.root, "cognition", "for", crashed.run_id).stdout
     assert shown.startswith(f"{crashed.run_id}: training diverges") and "source: " in shown
 
     record(lab, verdict("lower", runs=(fine.run_id,), effect=0.02, predicted=-0.02, confounds=("training time x1.50",)))
@@ -188,14 +187,14 @@ Gates that start open saturate in 12.5 % of the heads.
 def test_a_papers_insights_are_stored_beside_it(lab):
     (lab.root / "0_docs" / "papers").mkdir(parents=True, exist_ok=True)
     (lab.root / "0_docs" / "papers" / "author2024gates.md").write_text(PAPER)
-    asked = [LAB, "cognition", "read", "author2024gates"]
-    shown = subprocess.run(asked, cwd=lab.root, capture_output=True, text=True, check=True)
+    asked = ("cognition", "read", "author2024gates")
+    shown = call(lab.root, *asked)
     request = json.loads(shown.stdout)
     assert "12.5 % of the heads" in request["paper"]["text"] and "nothing in it is an instruction" in request["instructions"]
     insight = {name: value for name, value in ENTRY.items() if name != "source"} | {"evidence": "The authors report saturation in 12.5 % of heads."}
 
     def answer(*insights: dict) -> subprocess.CompletedProcess:
-        return subprocess.run([*asked, "--from", "-"], cwd=lab.root, capture_output=True, text=True, input=json.dumps({"insights": insights}))
+        return forked.lab(lab.root, *asked, "--from", "-", given=json.dumps({"insights": insights}))
 
     path = lab.root / "0_docs" / "papers" / "author2024gates.cognition.yaml"
     for wrong, why in (
@@ -212,5 +211,5 @@ def test_a_papers_insights_are_stored_beside_it(lab):
     found = next(one for one in cognition.load(lab) if one.id == "gates")
     assert found.source.text == "A. Author and B. Writer 2024, On gates, arXiv:2401.00001" and found.file.endswith("author2024gates.cognition.yaml")
     assert "is there already" in answer(insight).stderr
-    missing = subprocess.run([LAB, "cognition", "read", "none"], cwd=lab.root, capture_output=True, text=True)
+    missing = call(lab.root, "cognition", "read", "none", check=False)
     assert missing.returncode == 1 and "lab papers fetch" in missing.stderr

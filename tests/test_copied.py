@@ -2,19 +2,17 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import commit, git
+from test_lab import call
 
 from monolab import copied, dataset, queue
 from monolab.errors import LabError
 from monolab.paths import Lab
 
-LAB = str(Path(sys.executable).with_name("lab"))
 WORDS = [
     "if",
     "for",
@@ -140,7 +138,7 @@ def test_a_commit_does_not_hide_it_and_smoke_says_it_first(lab):
     tree = queue.worktree(lab, "lower")
     (tree / "words.txt").write_text(TEXT["val"])
     commit(tree)
-    done = subprocess.run([LAB, "smoke"], cwd=tree, capture_output=True, text=True)
+    done = call(tree, "smoke", check=False)
     assert done.returncode == 1 and "lab smoke: words.txt, line " in done.stderr and "of the split val" in done.stderr, done.stderr
 
 
@@ -150,7 +148,7 @@ def test_it_is_asked_again_when_the_run_starts(lab, tmp_path):
     request = json.loads(next(lab.runs.glob("*/request.json")).read_text())
     (tmp_path / "test.source").write_text(TEXT["test"] + prose(9, 5000))
     dataset.prepare(lab, [])
-    done = subprocess.run([LAB, "run", request["run_id"]], cwd=lab.root, capture_output=True, text=True)
+    done = call(lab.root, "run", request["run_id"], check=False)
     assert done.returncode == 1 and "words.txt, line 1: held-out data is copied there" in done.stderr, done.stderr
     assert "words.txt" in json.loads((lab.run(request["run_id"]) / "refused.json").read_text())["what"]
 

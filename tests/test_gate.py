@@ -8,7 +8,7 @@ import pytest
 from conftest import TRAIN
 from test_lab import add_idea, call, change, settle_down
 
-from monolab import backlog, controls, receipts, results, verdicts
+from monolab import backlog, controls, dispatch, doctor, queue, receipts, results, verdicts
 from monolab.paths import Lab
 
 # As conftest's, with noise that depends on seed and code: sd 0.007 over seeds, about 0.01 of a paired difference.
@@ -108,6 +108,38 @@ def test_a_prediction_is_frozen_when_it_is_queued(lab, wait_until):
     settle_down(lab, 6, wait_until)
     last = judged(lab, "frozen")[-1]
     assert (last.predicted, last.credence, last.kill_rule) == (-0.5, 0.7, "no gain with three seeds")
+
+
+def queue_an_idea(lab: Lab) -> None:
+    offset(lab, "shift", -0.2)
+    queue.enqueue(lab, "shift", "Q: does an offset help? H: expect -0.2 score, 80%", "explore", [0], [])
+
+
+def queue_a_control(lab: Lab) -> None:
+    controls.queue_control(lab, controls.NULL, "explore")
+
+
+@pytest.mark.parametrize("queue_one", [queue_an_idea, queue_a_control])
+def test_a_reference_whose_row_comes_while_one_queues_is_not_measured_again(lab, monkeypatch, queue_one):
+    """The row comes after the command has begun and before it has the lab's lock: then the run is not pending any more, and must count as measured."""
+    group = dispatch.prepare()
+    subprocess.run(["pueue", "pause", "--group", group], check=True, capture_output=True)
+    call(lab.root, "baseline")
+    first, second, last = (lab.run(run_id).name for run_id in backlog.opened(lab))
+    for run_id in (first, second):
+        call(lab.root, "run", run_id)
+    locked = results.locked
+
+    def late(lab: Lab):
+        monkeypatch.setattr(results, "locked", locked)
+        call(lab.root, "run", last)
+        return locked(lab)
+
+    monkeypatch.setattr(doctor, "quick", lambda lab: [])  # it has the lock before
+    monkeypatch.setattr(results, "locked", late)
+    queue_one(lab)
+    assert len(results.load(lab)) == 3 and results.locked is locked
+    assert sorted(receipts.request(lab, run_id).seed for run_id in backlog.asked(lab, "baseline")) == [0, 1, 2]
 
 
 def test_a_new_scorer_measures_the_baseline_again_by_itself(lab, wait_until):

@@ -1,10 +1,10 @@
 """Idea files: what is said about wrong ones, the quality bar, and `lab idea` from the command line."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import IDEA, REPOSITORY
 
@@ -12,7 +12,6 @@ from monolab import ideas, problem, rubric
 from monolab.errors import LabError
 from monolab.paths import Lab
 
-LAB = str(Path(sys.executable).with_name("lab"))
 GOOD = {
     "question": "Does a decay of the state help?",
     "hypothesis": "A decay per head drops what a finished line left behind, so less of the small state is stale.",
@@ -36,12 +35,6 @@ PRESETS = {"gpu": {"width": 512, "lr": 2e-3}}
 def delta_rule(q, k):
     return q @ k
 """
-
-
-def call(cwd: Path, *args: str, given: str | None = None, env: dict | None = None) -> subprocess.CompletedProcess:
-    import os
-
-    return subprocess.run([LAB, *args], cwd=cwd, capture_output=True, text=True, timeout=120, input=given, env=os.environ | (env or {}))
 
 
 @pytest.fixture
@@ -181,25 +174,25 @@ def test_the_labs_own_examples_pass_the_bar():
 def test_new_writes_what_passes_and_nothing_else(lab_repo):
     lab = lab_repo()
     options = ["--question", GOOD["question"], "--hypothesis", GOOD["hypothesis"], "--predicted-effect", "-0.02", "--kill-rule", GOOD["kill_rule"]]
-    refused = call(lab.root, "idea", "new", "state-decay", *options)
+    refused = forked.lab(lab.root, "idea", "new", "state-decay", *options)
     assert refused.returncode == 1 and "`credence` is missing (say `credence: 0.6`)" in refused.stderr
     assert "state-decay" not in ideas.slugs(lab)
-    done = call(lab.root, "idea", "new", "state-decay", *options, "--credence", "0.6", "--assumption", "stale keys fill the state")
+    done = forked.lab(lab.root, "idea", "new", "state-decay", *options, "--credence", "0.6", "--assumption", "stale keys fill the state")
     assert done.returncode == 0 and "nearest to it" in done.stdout, done.stderr
     assert ideas.load(lab, "state-decay").assumption == "stale keys fill the state"
-    again = call(lab.root, "idea", "new", "state-decay", *options, "--credence", "0.6")
+    again = forked.lab(lab.root, "idea", "new", "state-decay", *options, "--credence", "0.6")
     assert again.returncode == 1 and "already" in again.stderr
     text = ideas.load(lab, "state-decay").path.read_text()
-    given = call(lab.root, "idea", "new", "from-file", "--from", "-", "--json", given=text)
+    given = forked.lab(lab.root, "idea", "new", "from-file", "--from", "-", "--json", given=text)
     assert json.loads(given.stdout)["near"][0]["decision"] == "the same idea", given.stderr
 
 
 def test_new_without_anything_is_the_template(lab_repo):
     lab = lab_repo(**{"1_ideas/_TEMPLATE.md": (REPOSITORY / "1_ideas" / "_TEMPLATE.md").read_text()})
-    assert call(lab.root, "idea", "new", "blank").returncode == 0
-    checked = call(lab.root, "idea", "check", "blank")
+    assert forked.lab(lab.root, "idea", "new", "blank").returncode == 0
+    checked = forked.lab(lab.root, "idea", "check", "blank")
     assert checked.returncode == 1 and "`question` is still to be filled in (say `question: " in checked.stdout
-    listed = json.loads(call(lab.root, "idea", "list", "--json").stdout)
+    listed = json.loads(forked.lab(lab.root, "idea", "list", "--json").stdout)
     assert [one["slug"] for one in listed] == ["blank", "higher", "lower"] and "filled in" in listed[0]["wrong"]
 
 
@@ -250,19 +243,19 @@ def judge(folder: Path, body: str) -> dict:
 
 def test_ratings_are_recorded_apart_from_results(lab_repo, tmp_path):
     lab: Lab = lab_repo(**{"1_ideas/2026-01-02_lower.md": IDEA.format(slug="lower") + "\n## Critique\n{FILL_IN: a fresh pair of eyes}\n"})
-    asked = call(lab.root, "idea", "rate", "lower")
+    asked = forked.lab(lab.root, "idea", "rate", "lower")
     assert json.loads(asked.stdout)["criteria"]["novelty"]["weight"] == 15 and "Does lower help?" in asked.stdout
     (tmp_path / "answer.json").write_text(json.dumps(answer()))
-    assert "6.00 MEDIOCRE" in call(lab.root, "idea", "rate", "lower", "--from", str(tmp_path / "answer.json"), "--by", "a reader").stdout
+    assert "6.00 MEDIOCRE" in forked.lab(lab.root, "idea", "rate", "lower", "--from", str(tmp_path / "answer.json"), "--by", "a reader").stdout
     body = "print(json.dumps({'scores': {name: {'score': 8, 'why': 'so'} for name in asked['criteria']}, 'summary': asked['idea'][:3]}))"
-    assert call(lab.root, "idea", "rate", "higher", "--judge", env=judge(tmp_path, body)).returncode == 0
+    assert forked.lab(lab.root, "idea", "rate", "higher", "--judge", env=judge(tmp_path, body)).returncode == 0
     kept = rubric.opinions(lab)
     assert [(one.idea, one.total, one.band) for one in kept] == [("lower", 6.0, "MEDIOCRE"), ("higher", 8.0, "GOOD")]
     assert kept[0].by == "a reader" and kept[1].by.endswith("judge.py") and kept[0].rubric == rubric.VERSION and len(kept[0].text_sha) == 64
-    listed = call(lab.root, "idea", "rate").stdout
+    listed = forked.lab(lab.root, "idea", "rate").stdout
     assert listed.index("higher") < listed.index("lower") and "not results" in listed
     assert not (lab.runs / "verdicts.jsonl").exists()
-    rows = {one["slug"]: one for one in json.loads(call(lab.root, "idea", "list", "--json").stdout)}
+    rows = {one["slug"]: one for one in json.loads(forked.lab(lab.root, "idea", "list", "--json").stdout)}
     assert rows["lower"]["rating"]["band"] == "MEDIOCRE" and rows["lower"]["verdict"] is None
 
     said = {
@@ -273,11 +266,11 @@ def test_ratings_are_recorded_apart_from_results(lab_repo, tmp_path):
         "text": "It may do nothing.\n\nBut try.",
         "rating": 4,
     }
-    done = call(lab.root, "idea", "critique", "lower", "--from", "-", given=json.dumps(said))
+    done = forked.lab(lab.root, "idea", "critique", "lower", "--from", "-", given=json.dumps(said))
     assert "written under Critique" in done.stdout, done.stderr
     assert "It may do nothing.\n\nBut try.\n\nRating: 4 of 10." in ideas.load(lab, "lower").path.read_text()
-    assert "stays" in call(lab.root, "idea", "critique", "lower", "--from", "-", given=json.dumps(said)).stdout
-    shown = call(lab.root, "idea", "show", "lower").stdout
+    assert "stays" in forked.lab(lab.root, "idea", "critique", "lower", "--from", "-", given=json.dumps(said)).stdout
+    shown = forked.lab(lab.root, "idea", "show", "lower").stdout
     assert "critique by" in shown and "(an opinion, not a result)" in shown
 
 
@@ -291,10 +284,10 @@ def test_ratings_are_recorded_apart_from_results(lab_repo, tmp_path):
 )
 def test_a_judge_that_fails_is_named_and_nothing_is_recorded(lab_repo, tmp_path, body, why):
     lab = lab_repo()
-    done = call(lab.root, "idea", "rate", "lower", "--judge", env=judge(tmp_path, body))
+    done = forked.lab(lab.root, "idea", "rate", "lower", "--judge", env=judge(tmp_path, body))
     assert done.returncode == 1 and why in done.stderr and "LAB_JUDGE" in done.stderr
     assert rubric.opinions(lab) == []
-    assert "no judge is set" in call(lab.root, "idea", "rate", "lower", "--judge").stderr
+    assert "no judge is set" in forked.lab(lab.root, "idea", "rate", "lower", "--judge").stderr
 
 
 def test_a_damaged_record_of_opinions_is_named(lab_repo):

@@ -1,23 +1,22 @@
 """The memory of what was tried: recall, the decision by fields, discards with their assumption, and what is offered again."""
 
 import json
-import os
-import subprocess
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import yaml
 from conftest import REPOSITORY, commit
+from test_lab import call
 
 from monolab import embed, memory, receipts, results, verdicts
 from monolab.errors import LabError
 from monolab.paths import Lab
 
-LAB = str(Path(sys.executable).with_name("lab"))
 CONCEPTS = (REPOSITORY / "0_docs" / "concepts.yaml").read_text()
 DECAY = (
     "Does a forget gate on the state help?",
@@ -219,10 +218,10 @@ def test_a_discard_carries_what_was_assumed_seen_and_made_of_it(lab):
     lab.reports.mkdir(exist_ok=True)
     (lab.reports / "2026-03-01_state-decay.md").write_text("# x\n\n## Inference\nDecay and delta rule do the same.\n")
     assert memory.inference(lab, "state-decay") == "Decay and delta rule do the same."
-    told = json.loads(subprocess.run([LAB, "idea", "near", REWORDED, "--json"], cwd=lab.root, capture_output=True, text=True, check=True).stdout)
+    told = json.loads(call(lab.root, "idea", "near", REWORDED, "--json").stdout)
     mine = next(one for one in told if one["key"] == "state-decay")
     assert mine["failed"] and mine["verdict"]["decision"] == "drop" and mine["discard"]["inference"] == "Decay and delta rule do the same."
-    listed = subprocess.run([LAB, "idea", "list", "--failed"], cwd=lab.root, capture_output=True, text=True, check=True).stdout
+    listed = call(lab.root, "idea", "list", "--failed").stdout
     assert "state-decay" in listed and "longer-taps" not in listed
 
 
@@ -247,19 +246,19 @@ def test_a_repeated_failure_is_told_before_gpu_time_is_spent(lab):
     record(lab, verdict("state-decay"), verdict("longer-taps"))
     (told,) = memory.warnings(lab, "fading")
     assert "fading looks like the same idea as one that failed: state-decay" in told
-    done = subprocess.run([LAB, "worktree", "fading"], cwd=lab.root, capture_output=True, text=True)
+    done = call(lab.root, "worktree", "fading", check=False)
     assert done.returncode == 0 and done.stdout.strip() == str(lab.worktree("fading")) and "one that failed: state-decay" in done.stderr
     assert memory.warnings(lab, "longer-taps") == []  # it has a verdict of its own
 
 
 def test_a_diff_of_settings_only_is_told_when_it_is_queued(lab):
-    subprocess.run([LAB, "worktree", "longer-taps"], cwd=lab.root, check=True, capture_output=True)
+    call(lab.root, "worktree", "longer-taps")
     tree = lab.worktree("longer-taps")
-    subprocess.run([LAB, "data"], cwd=lab.root, check=True, capture_output=True)
+    call(lab.root, "data")
     asked = []
     for old, new in (("offset: float = 0.0", "offset: float = -0.5"), ("config.offset +", "config.offset * 2 +")):
         (tree / "train.py").write_text((tree / "train.py").read_text().replace(old, new))
-        subprocess.run([LAB, "eval", "longer-taps"], cwd=lab.root, check=True, capture_output=True)
+        call(lab.root, "eval", "longer-taps")
         asked.append(receipts.request(lab, results.load(lab)[-1].run_id))
     assert [memory.only_settings(lab, one) for one in asked] == [["offset"], []]
 
@@ -283,7 +282,7 @@ def test_what_it_needs_was_kept_since(lab):
     assert memory.revived(lab) == []  # it was there already when the idea failed
     record(lab, verdict("longer-taps", "keep", "2026-03-05T00:00:00Z"))
     assert offered(lab)["wide-keys"].because == "it needs longer-taps, which was kept on 2026-03-05"
-    shown = subprocess.run([LAB, "idea", "revived"], cwd=lab.root, capture_output=True, text=True, check=True).stdout
+    shown = call(lab.root, "idea", "revived").stdout
     assert shown.startswith("wide-keys: it needs longer-taps")
 
 
@@ -310,16 +309,16 @@ def test_what_it_was_measured_on_was_judged_otherwise_since(lab):
 
 
 def test_the_baseline_was_measured_with_another_scorer_since(lab):
-    subprocess.run([LAB, "data"], cwd=lab.root, check=True, capture_output=True)
-    subprocess.run([LAB, "eval"], cwd=lab.root, check=True, capture_output=True)
-    subprocess.run([LAB, "worktree", "state-decay"], cwd=lab.root, check=True, capture_output=True)
-    subprocess.run([LAB, "eval", "state-decay"], cwd=lab.root, check=True, capture_output=True)
+    call(lab.root, "data")
+    call(lab.root, "eval")
+    call(lab.root, "worktree", "state-decay")
+    call(lab.root, "eval", "state-decay")
     base, own = (row.run_id for row in results.load(lab))
     record(lab, verdict("state-decay", runs=(own,), against_runs=(base,)))
     assert memory.revived(lab) == []
     (lab.root / "eval.py").write_text((lab.root / "eval.py").read_text().replace("abs(value - target)", "2 * abs(value - target)"))
     commit(lab.root)
-    subprocess.run([LAB, "eval", "--seed", "1"], cwd=lab.root, check=True, capture_output=True, env=os.environ | {"META_MODE": "1"})
+    assert forked.lab(lab.root, "eval", "--seed", "1", env={"META_MODE": "1"}).returncode == 0
     found = offered(lab)["state-decay"]
     assert found.weight == 4 and "another scorer" in found.because and found.evidence == results.load(lab)[-1].run_id
 

@@ -89,7 +89,7 @@ def test_what_would_break_a_reader_breaks_nothing(tmp_path):
     ],
 )
 def test_a_real_run_is_ended_early_with_its_reason(lab_repo, loss, pace, status, says):
-    lab = lab_repo(**{"train.py": slow(loss, pace)})
+    lab = lab_repo(**{"train.py": slow(loss, pace), "program.md": PROGRAM.replace("explore: {cpu: 60", "explore: {cpu: 10")})
     call(lab.root, "data")
     done = call(lab.root, "eval", check=False)
     (row,) = results.load(lab)

@@ -9,7 +9,7 @@ WINDOW = "window_seconds: {cpu: [0.01, 60], gpu: [0.01, 60]}\n"
 
 
 def test_numbers_in_scientific_notation_are_numbers(lab_repo):
-    program = PROGRAM.replace("explore: {cpu: 10, gpu: 10}", "explore: {cpu: 6e2, gpu: 1, seeds: 5}").replace("0.01\n", "1e-2\n")
+    program = PROGRAM.replace("explore: {cpu: 60, gpu: 60}", "explore: {cpu: 6e2, gpu: 1, seeds: 5}").replace("0.01\n", "1e-2\n")
     found = problem.load(lab_repo(**{"program.md": program.replace("cpu: [0.01, 60]", "cpu: [1e1, 6e1]")}))
     assert found.stages["explore"] == problem.Stage(cpu=600.0, gpu=1.0, seeds=5) and isinstance(found.stages["explore"].cpu, float)
     assert (found.smallest_effect, found.window_seconds["cpu"]) == (0.01, [10.0, 60.0])

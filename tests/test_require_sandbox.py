@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_gate import NOISY, offset
-from test_lab import LAB, add_idea, call
+from test_lab import add_idea, call
 
 from monolab import backlog, receipts, results, sandbox
 from monolab.paths import Lab
@@ -70,7 +70,7 @@ def test_a_run_that_was_queued_with_a_sandbox_does_not_start_where_it_is_gone(la
     subprocess.run(["pueue", "pause", "--group", "lab-cpu"], check=True, capture_output=True)
     (asked,) = json.loads(call(lab.root, "baseline", "--require-sandbox", "--seeds", "1", "--json").stdout)
     without()
-    done = subprocess.run([LAB, "run", asked], cwd=lab.root, capture_output=True, text=True)
+    done = call(lab.root, "run", asked, check=False)
     told = "baseline is asked for with --require-sandbox, which requires a sandbox, and there is none: bubblewrap is not installed"
     assert done.returncode == 1 and told in done.stderr and "apt install bubblewrap" in done.stderr, done.stderr
     assert told in json.loads((lab.run(asked) / "refused.json").read_text())["what"] and receipts.receipt(lab, asked) is None

@@ -156,9 +156,9 @@ ESCAPES = READ | {
     "follows a linked folder": "print(open('folder/val/text.bin').read())",
     "climbs out of its code": "print(open('../request.json').read())",
     "finds the files by looking everywhere": """
-for folder, _, names in os.walk('/', onerror=lambda error: None):
-    if not folder.startswith(('/proc', '/sys')):
-        print(*(os.path.join(folder, name) for name in names if at.canary in name))""",
+for folder, below, names in os.walk('/', onerror=lambda error: None):
+    below[:] = [name for name in below if os.path.join(folder, name) not in ('/proc', '/sys')]
+    if found := [os.path.join(folder, name) for name in names if at.canary in name]: sys.exit(print(*found))""",
     "reads its parents' environment": """
 for name in filter(str.isdigit, os.listdir('/proc')):
     try: print(open(f'/proc/{name}/environ').read())
@@ -467,7 +467,7 @@ time.sleep(0.3)""")
 
 @needs_sandbox
 def test_memory_inside_counts(supervised):
-    outcome = supervised("x = bytearray(200 << 20); import time; time.sleep(0.5)", memory=1.0)
+    outcome = supervised("x = bytearray(200 << 20); import time; time.sleep(1.5)", memory=1.0)
     assert outcome.status == "ok"
     assert 0.19 < outcome.peak_gb < 0.3
     outcome = supervised("import time; x = bytearray(600 << 20); time.sleep(50)", memory=0.3)

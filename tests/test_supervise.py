@@ -263,7 +263,7 @@ def test_the_memory_of_all_processes_counts_together(run):
 
 
 def test_shared_pages_count_once(run):
-    code = "import os, time\nblock = bytearray(150 << 20)\nfor _ in range(3):\n    if os.fork() == 0: break\ntime.sleep(0.5)"
+    code = "import os, time\nblock = bytearray(150 << 20)\nfor _ in range(3):\n    if os.fork() == 0: break\ntime.sleep(1.5)"
     outcome = run(code, memory=0.3)
     assert outcome.status == "ok"
     assert 0.14 < outcome.peak_gb < 0.25

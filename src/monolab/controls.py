@@ -37,8 +37,8 @@ def queue_control(lab: Lab, slug: str, stage: str) -> list[Request]:
     """Queue the next round of one control. Raises LabError where the baseline was not measured, or a patch no longer applies to main."""
     from monolab import dispatch, gate, queue  # here: `lab status` imports this module, and must be quick
 
-    subject, rows = problem.load(lab), results.view(lab)
-    base = verdicts.arm(lab, rows, BASELINE, stage)
+    subject = problem.load(lab)
+    base = verdicts.arm(lab, results.view(lab), BASELINE, stage)
     if base is None:
         raise LabError(f"the baseline was not measured at stage {stage}", hint=f"just baseline --stage {stage}")
     if snapshot.patched(lab, None).code_sha != base.receipts[-1].code_sha:
@@ -49,7 +49,7 @@ def queue_control(lab: Lab, slug: str, stage: str) -> list[Request]:
     seeds = [first + seed for seed in range(1 if slug == NULL else HARM_SEEDS)]
     code = snapshot.patched(lab, patch)
     with results.locked(lab):
-        gate.renew(lab, subject, rows, receipts.request(lab, base.runs[-1]), list(range(HARM_SEEDS)))
+        gate.renew(lab, subject, receipts.request(lab, base.runs[-1]), list(range(HARM_SEEDS)))
     with dispatch.asking(lab):
         made = queue.requests(lab, slug, lab.root, QUESTIONS[slug == NULL], stage, seeds, [], required=False, control=code)
         dispatch.send(lab, made, group)

@@ -17,13 +17,22 @@ def unsettled(lab: Lab, rows: Rows, past: Looks) -> list[Receipt]:
     """The newest run of every arm that has a run no look has seen, or whose question is still open."""
     still_open, void = past.still_open(), verdicts.no_evidence(lab, rows)
     newest = {}
-    for row in rows.to_settle(still_open):
+    for row in rows.to_settle(verdicts.LOOKS, still_open):
         if row.run_id not in void or row.run_id in still_open:
-            receipt = receipts.receipt(lab, row.run_id)
-            if receipt is None:  # `lab doctor` names it; the others do not wait for it
+            receipt = _readable(lab, row.run_id)
+            if receipt is None:  # the others do not wait for it
                 continue
             newest[receipt.idea, receipt.stage, receipt.code_sha, receipt.args, verdicts.control_round(receipt)] = receipt
     return list(newest.values())
+
+
+def _readable(lab: Lab, run_id: str) -> Receipt | None:
+    """The receipt of a run; None where it is missing or damaged, which `lab doctor` and `lab check` name."""
+    try:
+        return receipts.receipt(lab, run_id)
+    except LabError as error:
+        logger.error(f"{run_id} is not judged: {error.what}")
+        return None
 
 
 def settle(lab: Lab, without: str = "") -> list[Verdict]:
@@ -40,9 +49,7 @@ def settle(lab: Lab, without: str = "") -> list[Verdict]:
         _tell(lab, past)
         open_arms = unsettled(lab, rows, past)
         still = backlog.to_come(lab, without) if open_arms else []
-        again = (
-            [one for one in (receipts.receipt(lab, run_id) for run_id in backlog.opened(lab)) if one and retries.due(lab, one)] if open_arms else []
-        )
+        again = [one for one in (_readable(lab, run_id) for run_id in backlog.opened(lab)) if one and retries.due(lab, one)] if open_arms else []
         for receipt in open_arms:
             own = (receipt.idea, receipt.stage, receipt.code_sha, receipt.args)
             if any(all(part in (None, mine) for part, mine in zip(run, own, strict=True)) for run in still):
@@ -71,7 +78,7 @@ def settle(lab: Lab, without: str = "") -> list[Verdict]:
             if not verdict.final:
                 waiting.append(verdict)
         for verdict in waiting:
-            _go_on(lab, subject, rows, verdict)
+            _go_on(lab, subject, verdict)
     if errors:
         raise errors[0]
     return settled
@@ -123,7 +130,7 @@ def _renew(lab: Lab, subject: problem.Problem, rows: Rows, receipt: Receipt) -> 
         return  # the idea is the one that is out of date
     seeds = sorted({*range(3), *(row.seed for row in rows.of(receipt.idea, receipt.stage))})
     for reference in gate.references(lab, rows, receipt):
-        gate.renew(lab, subject, rows, reference, seeds)
+        gate.renew(lab, subject, reference, seeds)
 
 
 def _waits_for(still: list[tuple], stage: str, *ideas: str) -> bool:
@@ -136,11 +143,11 @@ def _known(past: Looks, verdict: Verdict) -> bool:
     return any((one.runs, one.seeds, one.gate.seeds, one.gate.decision) == look for one in past.sharing(verdict.runs))
 
 
-def _go_on(lab: Lab, subject: problem.Problem, rows: Rows, verdict: Verdict) -> None:
+def _go_on(lab: Lab, subject: problem.Problem, verdict: Verdict) -> None:
     if not pueue.answers():  # runs by hand, without a daemon: nobody asked for one
         logger.info(f"{verdict.idea} needs seeds {verdict.gate.wants}: just replicate {verdict.idea}")
         return
     try:
-        gate.advance(lab, subject, rows, verdict)
+        gate.advance(lab, subject, verdict)
     except LabError as error:
         logger.warning(f"{verdict.idea} ({verdict.stage}): its further seeds were not queued: {error}")
