@@ -355,9 +355,7 @@ def test_what_happens_to_main_or_to_the_record_while_an_agent_works_ends_the_nig
 
 
 def test_an_outage_burns_no_idea_and_a_stale_finding_is_not_repaired_twice(measured):
-    lab = measured(
-        bad={"engineer 1": "overloaded", "engineer 2": "overloaded", "critic 2": "findings", "debugger 1": "break", "debugger 2": "mend"}
-    )
+    lab = measured(bad={"engineer 1": "overloaded", "engineer 2": "overloaded", "critic 2": "findings", "debugger 1": "break", "debugger 2": "mend"})
     steps = take(lab, 12)
     assert [(one["kind"], one["status"]) for one in steps[3:6]] == [("implement", "failed"), ("implement", "failed"), ("implement", "done")]
     assert [one["kind"] for one in steps[6:]] == ["smoke", "review", "repair", "smoke", "repair", "smoke"]

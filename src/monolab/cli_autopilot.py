@@ -21,7 +21,9 @@ def fly(given: dict, most: int, show: bool, session: bool, until: str, off: bool
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(hooks.DEFAULTS | {"until": until}))
         hooks.autopilot(lab)  # raises where `until` is no time
-        print(f"a session that stops while the queue is short is asked to go on; it ends with: just autopilot --off{f' (or at {until})' if until else ''}")
+        print(
+            f"a session that stops while the queue is short is asked to go on; it ends with: just autopilot --off{f' (or at {until})' if until else ''}"
+        )
         return
     settings = problem.load(lab).autopilot
     budget = {name: value for name in ("hours", "device_hours", "experiments", "tokens", "dollars") if (value := given.pop(name)) is not None}

@@ -17,6 +17,7 @@ from monolab import (
     dataset,
     device,
     disk,
+    dispatch,
     doctor,
     guard,
     phases,
@@ -25,8 +26,10 @@ from monolab import (
     retries,
     sandbox,
     snapshot,
+    stats,
     supervise,
     suspicion,
+    trackers,
     validity,
     verdicts,
 )
@@ -113,18 +116,22 @@ def _carry_out(lab: Lab, request: Request) -> Receipt:
         raise LabError(f"{request.run_id} was cancelled", hint=f"lab queue {request.idea}, for a new run")
     folder = lab.run(request.run_id)
     try:
-        problem = problems.load(lab)
-        preflight(lab, problem, request)
-        machine = device.detect()
-        if strangers := device.foreign_processes(machine):
-            logger.warning(f"{machine.name} is also used by: {'; '.join(strangers)}")
         with _stops() as disarm:
             _tell(folder / "waiting.json")
-            with device.lock(machine, logger.info, run=request.run_id, lab=str(lab.root)) as held:
+            problem = problems.load(lab)
+            preflight(lab, problem, request)
+            machine = device.detect()
+            if strangers := device.foreign_processes(machine):
+                logger.warning(f"{machine.name} is also used by: {'; '.join(strangers)}")
+            sandbox.probe()  # what takes its time and does not age is done while another run has the device
+            _in_turn(lab, request)
+            with device.lock(machine, _waits, run=request.run_id, lab=str(lab.root)) as held:
                 doctor.quick(lab, queue=False)  # whoever had the device may have been killed
                 flags = preflight(lab, problem, request)  # again: it may have waited for hours
+                dispatch.follow(lab)
                 receipt = _locked(lab, problem, request, machine, held, flags, disarm)
             doctor.follow_up(lab, request.run_id)
+            trackers.nudge(lab, problem, request.run_id)
             disk.keep_within(lab, problem)
             return receipt
     except (LabError, Stopped) as error:
@@ -140,6 +147,41 @@ def _carry_out(lab: Lab, request: Request) -> Receipt:
         raise
     finally:
         (folder / "waiting.json").unlink(missing_ok=True)
+
+
+def _in_turn(lab: Lab, request: Request) -> None:
+    """Wait until no run of this lab waits for the device whose process was there before this one: the queue starts two, and the first goes first."""
+    me = backlog.this_process()
+
+    def before(name: str) -> bool:
+        path = lab.run(name) / "waiting.json"
+        if name == request.run_id or not path.exists() or (lab.run(name) / "started.json").exists() or backlog.over(lab, name):
+            return False
+        try:
+            told = json.loads(path.read_text())
+        except FileNotFoundError:  # it is over by now
+            return False
+        pid = backlog.alive(lab, name)
+        earlier = (told["ticks"], told["pid"]) < (me["ticks"], me["pid"])  # within one tick the queue's order is that of the process numbers
+        return earlier and pid is not None and not _paused(pid)
+
+    others = [name for name in backlog.opened(lab) if before(name)]
+    while any(before(name) for name in others):
+        time.sleep(device.ASK)
+
+
+def _paused(pid: int) -> bool:
+    """Whether a process was stopped, as `pueue pause` does, or has just ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _waits(told: str) -> None:
+    """Somebody has the device: there is time for what settling will need."""
+    logger.info(told)
+    stats.load()
 
 
 def _tell(path: Path, **more) -> None:

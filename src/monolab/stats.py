@@ -225,6 +225,11 @@ def _reach(gain: float, n: int, sd: float, df: int, bar: float, most: int) -> fl
     return float(gain >= bar) if n >= most else _tail(df, (bar - gain) / (sd * math.sqrt(1 / n - 1 / most)))
 
 
+def load() -> None:
+    """Import what the distributions need, some 0.2 s: for who has the time now and will not when a verdict is due."""
+    import scipy.special  # noqa: F401
+
+
 def _quantile(df: int, tail: float) -> float:
     """What Student's t exceeds with probability `tail`."""
     from scipy.special import stdtrit
