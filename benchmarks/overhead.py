@@ -14,14 +14,13 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
+from private import DATA, IGNORE, LAB, call, machine, repository, template, until
 
-LAB = str(Path(sys.executable).with_name("lab"))
 DVC = "dvc==3.67.1"
 PROGRAM = """---
 metric: score
@@ -50,11 +49,6 @@ parent: baseline
 papers: []
 ---
 """
-IGNORE = ".data/\n5_worktrees/\n6_runs/.lock\n6_runs/*/*\n"
-CONFIG = """shared: {{pueue_directory: {0}/q, runtime_directory: {0}, alias_file: {0}/a, use_unix_socket: true, unix_socket_path: {0}/s, pid_path: {0}/pid, shared_secret_path: {0}/k}}
-client: {{}}
-daemon: {{}}
-"""
 
 
 @dataclass(frozen=True)
@@ -64,28 +58,6 @@ class Bench:
     dvc: bool = True
     rows: int = 10_000  # in results.tsv, for `lab status`
     out: Path | None = None  # figures as JSON
-
-
-def call(cwd: Path, *command: str, **options) -> str:
-    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, **options).stdout
-
-
-def until(done, seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            sys.exit(f"not done within {seconds:.0f} s: the benchmark stops")
-        time.sleep(0.01)
-
-
-def repository(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    call(folder, "git", "init", "-q", "-b", "main")
-    call(folder, "git", "add", "-A")
-    call(folder, "git", "commit", "-qm", "start")
-    return folder
 
 
 def bare(folder: Path, n: int) -> float:
@@ -151,23 +123,15 @@ def status_seconds(lab: Path, rows: int, times: int = 15) -> tuple[float, float]
 
 
 def main(bench: Bench) -> None:
-    temp = Path(tempfile.mkdtemp(prefix="ml-b-"))
-    (temp / "pueue.yml").write_text(CONFIG.format(temp))
-    for name in [name for name in os.environ if name.startswith(("PUEUE_", "LAB_"))]:
-        del os.environ[name]
-    os.environ |= {"PUEUE_CONFIG_PATH": str(temp / "pueue.yml"), "LAB_DEVICE": "cpu", "LAB_LOCK_DIR": str(temp / "locks"), "DVC_NO_ANALYTICS": "1"}
-    os.environ |= {f"GIT_{who}_{what}": "bench@example.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    try:
+    with machine(DVC_NO_ANALYTICS="1") as temp:
         common = {"train.py": TRAIN, "eval.py": EVAL}
         plain = repository(temp / "plain", common)
-        data = "import sys, pathlib\nfor s in ('train', 'val', 'test'):\n    p = pathlib.Path(sys.argv[1], s); p.mkdir(parents=True); (p / 'x').write_text('x')\n"
-        template = Path(__file__).resolve().parents[1] / "9_reports" / "_TEMPLATE.md"
         files = common | {
             "program.md": PROGRAM,
-            "data.py": data,
+            "data.py": DATA,
             ".gitignore": IGNORE,
             "1_ideas/2026-01-01_noop.md": IDEA,
-            "9_reports/_TEMPLATE.md": template.read_text(),
+            "9_reports/_TEMPLATE.md": template(),
         }
         lab = repository(temp / "lab", files)
         call(lab, LAB, "data")
@@ -218,9 +182,6 @@ def main(bench: Bench) -> None:
                 "status_ms": [median * 1000, worst * 1000],
             }
             bench.out.write_text(json.dumps(figures, indent=1))
-    finally:
-        subprocess.run(["pueue", "shutdown"], capture_output=True)
-        shutil.rmtree(temp, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def test_a_group_is_revived_by_whoever_comes_next_and_a_later_pause_is_the_users
     os.kill(pueue_daemon.pid, signal.SIGKILL)
     wait_until(lambda: not daemons(pueue_daemon.config))
     with monkeypatch.context() as slow:  # its starter gives up, or is killed, before it answers
-        slow.setattr(pueue, "START_SECONDS", 0.0)
+        slow.setattr(pueue, "answers", lambda: False)
+        slow.setattr(pueue, "START_SECONDS", 0.2)
         with pytest.raises(LabError, match="was started and does not answer"):
             pueue.ensure_daemon()
     wait_until(pueue.answers)

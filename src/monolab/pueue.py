@@ -29,7 +29,7 @@ from monolab import keys
 from monolab.errors import LabError
 
 CALL_SECONDS = 30.0  # a client call that takes longer is a daemon that hangs
-RESUMED = "monolab.resumed"  # beside pueue's state: the groups that were looked after since the daemon was started here
+REVIVED = "monolab.revive"  # beside pueue's state: groups that the daemon which was started here may have come back with paused
 START_SECONDS = 10.0  # a daemon answers some 50 ms after its start
 NO_DAEMON = "Did you start"  # in each of the client's messages for it: no socket, no secret, no configuration
 SET_UP = "./just sets pueue up"
@@ -116,7 +116,7 @@ def ensure_daemon() -> bool:
         end_deaf()
         _drop_foreign_pid(pid_path)
         log = directory / "pueued.log"
-        (directory / RESUMED).write_text("")
+        (directory / REVIVED).write_text("".join(f"{name}\n" for name in _stored_groups(directory)))
         with log.open("ab") as output:
             daemon = subprocess.Popen(
                 [_binary("pueued")],
@@ -155,17 +155,25 @@ def revive(group: str) -> bool:
     """Let a group run that the daemon came back with paused, as one does that restarts over queued tasks; whether it was.
 
     Once in the life of a daemon that was started here, whoever comes first, also where that start was cut off or slow to answer: a later pause is the
-    user's. A daemon that the user started is left as it is.
+    user's, and so is that of a group that was made later. A daemon that the user started is left as it is.
     """
-    record = _places()[0] / RESUMED
-    if not record.exists() or group in record.read_text().splitlines():
+    record = _places()[0] / REVIVED
+    names = record.read_text().splitlines() if record.exists() else []
+    if group not in names:
         return False
     paused = groups()[group].status == "Paused"
     if paused:
         resume(group)
-    with record.open("a") as file:
-        file.write(f"{group}\n")
+    record.write_text("".join(f"{name}\n" for name in names if name != group))
     return paused
+
+
+def _stored_groups(directory: Path) -> list[str]:
+    """The groups in the state that a daemon will come back with; none where there is none yet, or it was cut off: such a daemon starts empty."""
+    try:
+        return list(json.loads((directory / "state.json").read_text())["groups"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
 
 
 def add(
