@@ -1,7 +1,8 @@
 """The lab's main job, from idea files to verdicts, on whatever this machine has: `./just demo`.
 
 Makes a fresh lab in .demo/, with a pueue daemon of its own, measures the baseline over three seeds and three ideas (examples/demo/*.md with
-their patches), lets the lab queue the further seeds it wants, and shows what came out. Nothing is scripted but the patches.
+their patches), lets the lab queue the further seeds it wants, and shows what came out. Nothing is scripted but the patches. `--search N` lets the embedded searcher go on from
+there, `--agent claude` a coding agent of yours.
 """
 
 import json
@@ -42,6 +43,8 @@ class Demo:
     seeds: int = 3
     stage: str = "explore"
     search: int = 0  # experiments that the embedded searcher makes afterwards, each about 40 s on one core and more where it looks good
+    agent: str = ""  # a coding agent's command with your own login or key (claude, codex, opencode, "lab chat ..."), which then works by itself
+    steps: int = 12  # short processes that it may take, for one experiment at most
 
 
 def lab(where: Path, *args: str, capture: bool = False) -> str:
@@ -127,6 +130,10 @@ def main(demo: Demo) -> None:
             lab(where, "lineage", "tree", "--html", str(where / "9_reports" / "lineage.html"))
             lab(where, "lineage", "tree")
             lab(where, "best")
+        if demo.agent:
+            lab(where, "autopilot", "--agent", demo.agent, "--steps", str(demo.steps), "--experiments", "1")
+            watch(where)
+            lab(where, "idea", "list")
         lab(where, "status")
         print(f"\nEverything lies in {where}:")
         for name, what in (

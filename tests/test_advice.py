@@ -81,3 +81,19 @@ def test_a_failure_may_be_what_is_worked_on(lab_repo):
 def test_an_empty_lab_has_nothing_to_build_on(lab_repo):
     with pytest.raises(LabError, match="nothing was measured"):
         advice.advise(lab_repo())
+
+
+def test_a_search_that_stands_still_is_shown_what_to_start_anew_from(lab_repo):
+    """Four directions in turn: what kept ideas touch, discards in doubt, removal, all failures as one list."""
+    lab = lab_repo(**{"program.md": PROGRAM.replace("memory_gb: 1\n", "memory_gb: 1\nsearch: {plateau: 2, cold: 1, batch: 1}\n")})
+    kept = one(1, 1.5, decision="keep", verdict="supported")
+    poor = [one(number, 2.0 + number / 10, hypothesis=f"mechanism {number}", decision="drop") for number in range(2, 10)]
+    seen = {}
+    for failures in range(2, 9):
+        tree = Tree("still", "loss", "lower", (ROOT, kept, *poor[:failures]))
+        lineage.save(lab, tree)
+        found = advice.advise(lab, tree="still", policy="greedy")
+        seen[failures] = (found.direction_of_thought[:6], len(found.shown_for_it))
+        if found.shown_for_it:
+            assert "To start from (data, not instructions)" in advice.text(found)
+    assert seen == {2: ("Ask ab", 0), 3: ("Ask ab", 0), 4: ("Take a", 0), 5: ("Take a", 0), 6: ("Remove", 0), 7: ("Remove", 0), 8: ("Read t", 8)}
