@@ -114,11 +114,11 @@ def fly(lab: Lab, settings: Autopilot, *, most: int = 0, tell: Callable[[str], N
         dispatch.prepare()
         doctor.quick(lab)
         begun = meter.unfinished(lab)
-        night = begun["night"] if begun else receipts.now()
+        night = begun["night"] if begun else _unused(lab)
         about = {"night": night, "agent": settings.agent, "budget": asdict(settings.budget)}
         if begun and (why := _over(lab, settings, night)):
             meter.append(lab, {"what": "end", "night": night, "why": f"{why}, when it was to go on"})
-            night = about["night"] = receipts.now()
+            night = about["night"] = _unused(lab)
         meter.append(lab, {"what": "night"} | about)
         pilot = Pilot(lab, settings, night, tell)
         try:
@@ -132,6 +132,14 @@ def fly(lab: Lab, settings: Autopilot, *, most: int = 0, tell: Callable[[str], N
             meter.append(lab, {"what": "end", "night": night, "why": why})
             pilot.commit(f"night: {why}")
         return why
+
+
+def _unused(lab: Lab) -> str:
+    """A name for a new night: when it begins, which no other night did."""
+    known = {line["night"] for line in meter.lines(lab)}
+    while (now := receipts.now()) in known:
+        time.sleep(0.1)
+    return now
 
 
 def _over(lab: Lab, settings: Autopilot, night: str) -> str:
