@@ -134,3 +134,19 @@ def test_a_run_is_found_by_a_part_of_its_id(lab):
 
 def test_a_missing_value_is_not_a_zero():
     assert results.line(results.row(replace(make(1), value=None, status="crash"))).split("\t")[8:10] == ["", "crash"]
+
+
+def test_rows_of_runs_that_ended_while_the_table_was_damaged_keep_their_order_when_the_clock_goes_back(lab):
+    """Two that ended so, the second by a clock that is a day behind: what was rebuilt after the first stays byte for byte before the second."""
+    for number in range(1, 3):
+        finish(lab, number)
+    days = iter(("2026-01-03T00:00:00Z", "2026-01-02T00:00:00Z"))
+    for number in (3, 4):
+        before = lab.results.read_bytes()
+        lab.results.write_bytes(before[: len(before) - 20])
+        with pytest.raises(LabError):
+            finish(lab, number, finished=next(days))
+        results.rebuild(lab)
+        assert lab.results.read_bytes().startswith(before)
+    finish(lab, 5)
+    assert results.audit(lab) == [] and [row.run_id for row in results.load(lab)] == [make(number).run_id for number in range(1, 6)]

@@ -333,7 +333,7 @@ def finish(lab: Lab, complete) -> Receipt:
         try:
             prev, damage = sha(_last(lab)), None
         except LabError as error:
-            prev, damage = "", error
+            prev, damage = _last_by_receipts(lab), error
         receipt = complete(prev)
         marker = lab.runs / ".finishing"
         receipts.write_atomic(marker, receipt.run_id)
@@ -344,6 +344,14 @@ def finish(lab: Lab, complete) -> Receipt:
     if damage is not None:
         raise damage
     return receipt
+
+
+def _last_by_receipts(lab: Lab) -> str:
+    """The hash of the row that a rebuild will put before the next one, whatever the clock says; "" where the receipts do not tell either."""
+    try:
+        return sha(rebuilt(lab)[-1])
+    except LabError:
+        return ""
 
 
 def conclude(lab: Lab, problem: Problem, request: Request, started: str, seconds: float, measured: dict, flags: list[str]) -> Receipt:
@@ -401,8 +409,8 @@ def _all_receipts(lab: Lab) -> list[Receipt]:
 def rebuilt(lab: Lab) -> list[str]:
     """The lines of results.tsv, header first, from the receipts alone, in the order of their chain.
 
-    Where the chain forks (results.tsv was once rolled back) or a receipt has no `prev` (it was written while the table
-    was damaged), the earlier run goes first. Raises LabError when something leads nowhere: a receipt is missing or edited.
+    Where the chain forks (results.tsv was once rolled back) or a receipt has no `prev` (it was written while table and
+    receipts were damaged), the earlier run goes first. Raises LabError when something leads nowhere: a receipt is missing or edited.
     """
     waiting: dict[str, list[Receipt]] = {}
     for receipt in sorted(_all_receipts(lab), key=lambda receipt: receipt.finished):
