@@ -135,7 +135,7 @@ def burners(one_core):
 
 
 def test_processor_time_that_others_take_is_seen_and_named(burners, tmp_path):
-    burners.start(4)
+    burners.start(2)
     facts = watched(tmp_path, SPINS.format(seconds=0.8)).facts  # long enough that what is not seen after the last sample matters little
     assert facts.taken > Validity().others_cpu and facts.others_cpu > 0.25
     assert any("cores" in one for one in facts.others)
@@ -170,14 +170,14 @@ def test_the_pace_is_between_the_first_and_the_last_step_told(tmp_path):
     tell = f"""
 import json, os, time
 def tell(step):
-    open({str(path)!r} + '.new', 'w').write(json.dumps({{'step': step, 'steps': 50, 'loss': 1.0}}))
+    open({str(path)!r} + '.new', 'w').write(json.dumps({{'step': step, 'steps': 120, 'loss': 1.0}}))
     os.replace({str(path)!r} + '.new', {str(path)!r})
-for step in range(1, 51):
+for step in range(1, 121):  # longer than the interpreter takes to come up where others compute
     tell(step)
     time.sleep(0.05)
 """
     facts = watched(tmp_path, tell, path).facts
-    assert (facts.step, facts.steps) == (50, 50) and 5 < facts.pace < 20
+    assert (facts.step, facts.steps) == (120, 120) and 2 < facts.pace < 20
 
 
 def test_what_is_put_in_the_place_of_the_progress_is_neither_followed_nor_waited_for(tmp_path):
