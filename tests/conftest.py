@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=why))
 
 
-def wait_until(predicate: Callable[[], object], timeout: float = 10.0) -> object:
+def wait_until(predicate: Callable[[], object], timeout: float = 120.0) -> object:
     """Ask every 50 ms until the answer is true, and return it; fail after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not (answer := predicate()):
@@ -46,7 +46,7 @@ def wait_until(predicate: Callable[[], object], timeout: float = 10.0) -> object
 
 @pytest.fixture(name="wait_until")
 def _wait_until() -> Callable[..., object]:
-    """`wait_until(predicate, timeout=10.0)`, for tests that do not import it."""
+    """`wait_until(predicate, timeout=120.0)`, for tests that do not import it."""
     return wait_until
 
 

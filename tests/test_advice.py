@@ -39,7 +39,7 @@ def test_from_a_real_lab(lab_repo, pueue_daemon, wait_until):
     offset(lab, "poor", 0.3)
     call(lab.root, "queue", "good", "Q: does it help? H: expect -0.3 score, 80%")
     call(lab.root, "queue", "poor", "Q: the other way? H: expect -0.3 score, 5%")
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     told = json.loads(call(lab.root, "next", "--json").stdout)
     assert told["parent"]["idea"] == "good" and "rank 1 of the best 1" in told["why"]
     assert {summary["key"] for summary in told["summaries"]} == {"good", "baseline", "poor"}

@@ -93,7 +93,7 @@ def test_one_whose_lab_is_killed_ends(tmp_path):
     call = f"agent.run({command!r}, '', cwd=Path('.'), seconds=100, log=Path('log'))"
     lab = subprocess.Popen([sys.executable, "-c", f"from pathlib import Path; from monolab import agent; {call}"], cwd=tmp_path)
     own = tmp_path / "own"
-    wait_until(lambda: own.exists() and own.read_text().endswith("\n"), 20)
+    wait_until(lambda: own.exists() and own.read_text().endswith("\n"))
     started = pids(tmp_path / "pids") + pids(own)
     assert all(map(psutil.pid_exists, started))
     lab.kill()

@@ -247,14 +247,14 @@ def test_a_queued_lab_tells_that_its_best_was_beaten_and_that_its_queue_is_empty
     set_up(lab, f"to: json://127.0.0.1:{web.port}/\ndisk_gb: 0.001\n")
     call(lab.root, "baseline")
     settle_down(lab, 3, wait_until)
-    wait_until(lambda: any("the queue is empty" in got["message"] for got in web.got), 30)
+    wait_until(lambda: any("the queue is empty" in got["message"] for got in web.got))
     tree = add_idea(lab, "shift")
     (tree / "train.py").write_text(TRAIN.replace("offset: float = 0.0", "offset: float = -0.5"))
     call(tree, "queue", "shift")
     settle_down(lab, 6, wait_until)
-    wait_until(lambda: any("best beaten: shift has score 0.5" in got["message"] for got in web.got), 30)
+    wait_until(lambda: any("best beaten: shift has score 0.5" in got["message"] for got in web.got))
     last = results.load(lab)[-1].run_id
-    wait_until(lambda: any(f"the last run was {last}" in got["message"] for got in web.got), 30)
+    wait_until(lambda: any(f"the last run was {last}" in got["message"] for got in web.got))
     told = "".join(got["message"] for got in web.got)
     assert told.count("best beaten") == 1 and told.count("the queue is empty") == 2
     assert "json://" not in (pueue_daemon.folder / "state" / "state.json").read_text()
@@ -270,7 +270,7 @@ def test_a_dead_web_server_neither_delays_nor_fails_a_run(lab_repo, web, wait_un
     assert [row.status for row in results.load(lab)] == ["ok", "ok"]
     assert not any("alert" in path.read_text() for path in lab.runs.glob("*/*.log"))
     state = lab.runs / ".alerts" / "state.json"  # a process of its own goes on, finds nobody, and says so there
-    wait_until(lambda: state.exists() and json.loads(state.read_text())["failing"], 60)
+    wait_until(lambda: state.exists() and json.loads(state.read_text())["failing"])
 
 
 def test_failures_in_a_row(lab_repo):
@@ -347,7 +347,7 @@ def test_a_lab_where_nothing_moves(lab_repo, pueue_daemon, wait_until):
         assert holder.stdout.readline() == "held\n"
         call(lab.root, "baseline", "--seeds", "1")
         soon = Settings(to=(), disk_gb=0.001, idle_minutes=0.001)
-        wait_until(lambda: "the device is held by other of /else" in kinds(lab, soon).get("stopped", ""), 20)
+        wait_until(lambda: "the device is held by other of /else" in kinds(lab, soon).get("stopped", ""))
         assert "stopped" not in kinds(lab)
     finally:
         holder.communicate("")

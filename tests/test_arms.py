@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from test_lab import LAB, add_idea, call, change
@@ -126,6 +127,14 @@ def test_a_run_that_was_killed_does_not_join_two_scorers(lab):
     )
 
 
+@pytest.mark.parametrize(("queued", "screen"), [("00:00:04", None), ("00:00:05", 0), ("00:00:06", 0)])
+def test_a_seed_asked_for_when_the_first_had_its_result_may_know_it(queued, screen):
+    """Times are whole seconds: in doubt the first seed screened, and is no evidence."""
+    first = SimpleNamespace(idea="one", seed=0, value=1.0, queued="00:00:00", finished="00:00:05")
+    second = SimpleNamespace(idea="one", seed=1, value=1.1, queued=queued, finished="00:00:09")
+    assert verdicts._screening_seed(SimpleNamespace(receipts=(first, second))) == screen
+
+
 def test_another_branch_in_the_root_is_no_baseline(pueue_daemon, lab):
     seeds(lab.root)
     subprocess.run(["git", "checkout", "-qb", "play"], cwd=lab.root, check=True)
@@ -165,7 +174,7 @@ def test_many_stop_signals_leave_one_row(lab, wait_until):
     tree = add_idea(lab, "stopped")
     (tree / "train.py").write_text("import time\nprint('training', flush=True)\ntime.sleep(60)\n" + (tree / "train.py").read_text())
     runner = subprocess.Popen([LAB, "eval"], cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any("training" in path.read_text() for path in lab.runs.glob("*/train.log")), 30)
+    wait_until(lambda: any("training" in path.read_text() for path in lab.runs.glob("*/train.log")))
     while runner.poll() is None:
         runner.send_signal(signal.SIGTERM)
     (row,) = results.load(lab)
@@ -178,6 +187,6 @@ def test_what_a_candidate_says_of_itself_cannot_break_the_screen(pueue_daemon, l
     (tree / "train.py").write_text(lie + "print('lied', flush=True)\ntime.sleep(60)\n" + (tree / "train.py").read_text())
     subprocess.run(["pueue", "add", "-w", str(lab.root), "--", "echo", "x" * 400], check=True, capture_output=True)
     (run_id,) = json.loads(call(tree, "queue", "liar", "--seeds", "1", "--json").stdout)
-    wait_until(lambda: (lab.run(run_id) / "train.log").exists() and "lied" in (lab.run(run_id) / "train.log").read_text(), 30)
+    wait_until(lambda: (lab.run(run_id) / "train.log").exists() and "lied" in (lab.run(run_id) / "train.log").read_text())
     assert json.loads(call(lab.root, "status", "--json").stdout)["running"]["progress"] is None
     call(lab.root, "cancel", run_id)

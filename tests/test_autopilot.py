@@ -225,14 +225,14 @@ def test_a_number_that_no_run_has_shown_is_refused_in_an_inference(lab_repo, tex
 def test_killed_while_an_agent_thinks_it_goes_on_at_the_same_step(measured, tmp_path, wait_until):
     lab = measured(think=30.0)
     first = subprocess.Popen([LAB, "autopilot"], cwd=lab.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: (tmp_path / "agent" / "pid").exists(), 60)
+    wait_until(lambda: (tmp_path / "agent" / "pid").exists())
     agent = int((tmp_path / "agent" / "pid").read_text())
     assert meter.running(lab)
     refused = call(lab.root, "autopilot", check=False)
     assert refused.returncode == 1 and "another autopilot is at work" in refused.stderr
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    wait_until(lambda: not Path(f"/proc/{agent}").exists(), 30)  # the agent does not outlive it
+    wait_until(lambda: not Path(f"/proc/{agent}").exists())  # the agent does not outlive it
     assert not meter.running(lab)
     (tmp_path / "agent" / "think").write_text("0")
     interrupted, done = take(lab)
@@ -243,7 +243,7 @@ def test_killed_while_an_agent_thinks_it_goes_on_at_the_same_step(measured, tmp_
 def test_ctrl_c_ends_the_agent_and_the_step_is_taken_again(measured, tmp_path, wait_until):
     lab = measured(think=30.0)
     first = subprocess.Popen([LAB, "autopilot"], cwd=lab.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_until(lambda: (tmp_path / "agent" / "pid").exists(), 60)
+    wait_until(lambda: (tmp_path / "agent" / "pid").exists())
     first.send_signal(signal.SIGTERM)
     assert "goes on at the same step" in first.communicate(timeout=60)[0] and first.returncode == 130
     assert (lab.runs / ".agent" / "step.json").exists()

@@ -49,8 +49,8 @@ def test_the_next_run_waits_ready_for_the_device_and_gets_it_only_then(lab, wait
     tree = add_idea(lab, "slow")
     (tree / "train.py").write_text("import time\ntime.sleep(100)\n" + TRAIN)
     first, second, third = json.loads(call(tree, "queue", "slow", "--seeds", "3", "--json").stdout)
-    wait_until(lambda: (lab.run(first) / "train.log").exists(), 60)
-    wait_until(lambda: (lab.run(second) / "waiting.json").exists(), 60)
+    wait_until(lambda: (lab.run(first) / "train.log").exists())
+    wait_until(lambda: (lab.run(second) / "waiting.json").exists())
     assert pueue.groups()["lab-cpu"].parallel == 2
     assert backlog.alive(lab, second) and not (lab.run(second) / "started.json").exists() and not (lab.run(second) / "code").exists()
     known = json.loads(call(lab.root, "status", "--json").stdout)

@@ -32,7 +32,7 @@ def test_digits_from_init_to_a_verdict(tmp_path, pueue_daemon, wait_until):
     call(lab.root, "plot", "--out", "effects.png")
     assert (lab.root / "effects.png").read_bytes().startswith(b"\x89PNG")
     call(lab.root, "controls")
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     known = {one["name"]: (one["hits"], one["trials"]) for one in json.loads(call(lab.root, "controls", "--rounds", "0", "--json").stdout)["record"]}
     assert known["harms let through"] == (0, 1) and known["false keeps"][0] == 0
     # The lab's records are committed on main, as program.md says; the guard lets its own writings through.

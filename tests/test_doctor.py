@@ -69,7 +69,7 @@ def table(tmp_path) -> Lab:
 @pytest.fixture
 def done(wait_until):
     def wait(lab: Lab) -> list[results.Row]:
-        wait_until(lambda: not backlog.unfinished(lab), 90)
+        wait_until(lambda: not backlog.unfinished(lab))
         return results.load(lab)
 
     return wait
@@ -181,8 +181,8 @@ def test_half_a_line_at_the_end_of_a_record_goes_and_a_lost_line_end_comes_back(
 def test_a_killed_daemon_leaves_a_run_that_goes_on_and_is_no_other_beside_it(lab, pueue_daemon, wait_until, done):
     tree = slow(lab)
     run_id, ready, waits = json.loads(call(tree, "queue", "slow", "--seeds", "3", "--json").stdout)
-    wait_until(lambda: (lab.run(run_id) / "train.log").exists() and "training" in (lab.run(run_id) / "train.log").read_text(), 30)
-    runner, following = backlog.alive(lab, run_id), wait_until(lambda: backlog.alive(lab, ready), 30)
+    wait_until(lambda: (lab.run(run_id) / "train.log").exists() and "training" in (lab.run(run_id) / "train.log").read_text())
+    runner, following = backlog.alive(lab, run_id), wait_until(lambda: backlog.alive(lab, ready))
     os.kill(pueue_daemon.pid, signal.SIGKILL)
     wait_until(lambda: not pueue.answers())
     pueue._ours.pop().wait(10)
@@ -192,7 +192,7 @@ def test_a_killed_daemon_leaves_a_run_that_goes_on_and_is_no_other_beside_it(lab
     assert [task.result for task in backlog.tasks(lab) if backlog.run_of(lab, task) in (run_id, ready)] == ["Killed"] * 2
     agrees(lab)
     go(lab, run_id)
-    wait_until(lambda: receipts.receipt(lab, run_id), 30)
+    wait_until(lambda: receipts.receipt(lab, run_id))
     done(lab)
     agrees(lab)
     assert sorted(row.run_id for row in results.load(lab)) == sorted([run_id, ready, waits]) and {row.status for row in results.load(lab)} == {"ok"}
@@ -201,13 +201,13 @@ def test_a_killed_daemon_leaves_a_run_that_goes_on_and_is_no_other_beside_it(lab
 def test_a_killed_runner_gets_its_row_and_is_run_once_more(lab, wait_until, done):
     tree = slow(lab)
     (run_id,) = json.loads(call(tree, "queue", "slow", "--json").stdout)
-    wait_until(lambda: backlog.alive(lab, run_id) and (lab.run(run_id) / "train.log").exists(), 30)
+    wait_until(lambda: backlog.alive(lab, run_id) and (lab.run(run_id) / "train.log").exists())
     os.kill(backlog.alive(lab, run_id), signal.SIGKILL)
     wait_until(lambda: backlog.alive(lab, run_id) is None)
     repaired, left = diagnose(lab)
     assert any(f"{run_id}: the process that ran it is gone" in one for one in repaired) and left == []
     assert run_id not in backlog.opened(lab)
-    go(lab, wait_until(lambda: retried(lab, run_id), 30))
+    go(lab, wait_until(lambda: retried(lab, run_id)))
     first, second = done(lab)
     assert (first.run_id, first.status, second.status) == (run_id, "interrupted", "ok")
     assert receipts.receipt(lab, second.run_id).retry_of == run_id
@@ -219,10 +219,10 @@ def test_whoever_gets_the_device_next_gives_a_killed_run_its_row(lab, wait_until
     """With nobody there to call anything: the next task of the queue does it."""
     tree = slow(lab)
     run_id, waits = json.loads(call(tree, "queue", "slow", "--seeds", "2", "--json").stdout)
-    wait_until(lambda: backlog.alive(lab, run_id) and (lab.run(run_id) / "train.log").exists(), 30)
+    wait_until(lambda: backlog.alive(lab, run_id) and (lab.run(run_id) / "train.log").exists())
     os.kill(backlog.alive(lab, run_id), signal.SIGKILL)
-    wait_until(lambda: receipts.receipt(lab, waits), 30)
-    go(lab, wait_until(lambda: retried(lab, run_id), 30))
+    wait_until(lambda: receipts.receipt(lab, waits))
+    go(lab, wait_until(lambda: retried(lab, run_id)))
     rows = done(lab)
     assert {row.run_id: row.status for row in rows if row.status != "ok"} == {run_id: "interrupted"} and len(rows) == 3
 
@@ -233,7 +233,7 @@ def test_what_holds_the_device_without_a_supervisor_is_ended_before_anything_sta
     worker = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\nprint('training', flush=True)\ntime.sleep(600)\n"
     (tree / "train.py").write_text(worker + (tree / "train.py").read_text())
     runner = subprocess.Popen([LAB, "eval"], cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any("training" in path.read_text() for path in lab.runs.glob("*/train.log")), 30)
+    wait_until(lambda: any("training" in path.read_text() for path in lab.runs.glob("*/train.log")))
     guards = [
         one
         for one in psutil.process_iter(["name", "environ"])
@@ -335,7 +335,7 @@ def test_after_a_reboot_pids_and_clocks_mean_nothing(lab, wait_until):
     """The marks of another boot, on a pid that somebody else has now and on one whose start is the same tick."""
     tree = add_idea(lab, "slow")
     runs = json.loads(call(tree, "queue", "slow", "--seeds", "2", "--json").stdout)
-    wait_until(lambda: not backlog.unfinished(lab), 60)
+    wait_until(lambda: not backlog.unfinished(lab))
     ghosts = []
     for number, run_id in enumerate(runs):
         ghost = receipts.Request(**{**vars(receipts.request(lab, run_id)), "run_id": f"20260101T000000-slow-s{number}-000{number}"})
@@ -347,14 +347,14 @@ def test_after_a_reboot_pids_and_clocks_mean_nothing(lab, wait_until):
         ghosts.append(ghost.run_id)
     repaired, _ = diagnose(lab)
     assert all(any(run_id in one for one in repaired) for run_id in ghosts)
-    wait_until(lambda: not backlog.unfinished(lab), 60)
+    wait_until(lambda: not backlog.unfinished(lab))
     assert all([row.status for row in rows_of(lab, run_id)] == ["interrupted"] for run_id in ghosts)
 
 
 def test_a_step_of_the_clock_does_not_end_a_run_that_lives(bare, wait_until):
     tree = slow(bare)
     runner = subprocess.Popen([LAB, "eval"], cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any("training" in path.read_text() for path in bare.runs.glob("*/train.log")), 30)
+    wait_until(lambda: any("training" in path.read_text() for path in bare.runs.glob("*/train.log")))
     (started,) = bare.runs.glob("*/started.json")
     told = json.loads(started.read_text())
     started.write_text(json.dumps(told | {"time": "2001-01-01T00:00:00Z"}))
@@ -366,7 +366,7 @@ def test_a_step_of_the_clock_does_not_end_a_run_that_lives(bare, wait_until):
 def test_a_run_is_never_carried_out_twice(bare, wait_until):
     tree = slow(bare)
     runner = subprocess.Popen([LAB, "eval"], cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any("training" in path.read_text() for path in bare.runs.glob("*/train.log")), 30)
+    wait_until(lambda: any("training" in path.read_text() for path in bare.runs.glob("*/train.log")))
     (run_id,) = backlog.opened(bare)
     second = call(bare.root, "run", run_id, check=False)
     assert second.returncode == 1 and "carried out by another process" in second.stderr
@@ -567,7 +567,7 @@ def test_a_run_whose_task_was_removed_is_queued_again_and_one_that_was_cancelled
 @pytest.mark.slow
 def test_a_task_that_ends_each_time_before_its_run_starts_is_named_after_some_tries(lab, wait_until):
     call(lab.root, "baseline", "--seeds", "1")
-    wait_until(lambda: not backlog.unfinished(lab), 60)
+    wait_until(lambda: not backlog.unfinished(lab))
     pause(wait_until)
     (run_id,) = json.loads(call(lab.root, "baseline", "--seeds", "1", "--json").stdout)
     for _ in range(doctor.TRIES):
@@ -669,7 +669,7 @@ def test_what_failed_and_what_was_interrupted_is_diffed_after_everything_else_is
     killed = add_idea(lab, "killed")
     (killed / "train.py").write_text("import time\nprint('training', flush=True)\ntime.sleep(60)\n" + (killed / "train.py").read_text())
     runner = subprocess.Popen([LAB, "eval"], cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any("training" in path.read_text() for path in lab.runs.glob("*killed*/train.log")), 30)
+    wait_until(lambda: any("training" in path.read_text() for path in lab.runs.glob("*killed*/train.log")))
     runner.kill()
     runner.wait()
     diagnose(lab)

@@ -179,7 +179,7 @@ def test_controls_show_how_often_the_lab_is_wrong(lab, wait_until):
     patch = subprocess.run(["git", "diff"], cwd=tree, capture_output=True, text=True, check=True).stdout
     (lab.ideas / "controls" / "harm.patch").write_text(patch)
     call(lab.root, "controls", "--rounds", "2")
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     rows = results.load(lab)
     assert {row.seed // 1000 for row in rows if row.idea == "control-null"} == {1, 2} and all(
         "control" in row.flags for row in rows if row.seed >= 1000
@@ -204,7 +204,7 @@ def test_a_share_of_the_queue_is_controls_where_program_md_asks_for_it(lab_repo,
     for slug in ("one", "two", "three"):
         offset(lab, slug, 0.2)
         call(lab.root, "queue", slug, "Q: a? H: expect -0.1 score, 50%")
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     assert controls.rounds(lab) == {"control-null": 2}
 
 

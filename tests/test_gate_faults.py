@@ -31,7 +31,7 @@ def bare(lab_repo) -> Lab:
 @pytest.fixture
 def done(wait_until):
     def wait(lab: Lab) -> list[results.Row]:
-        wait_until(lambda: not backlog.unfinished(lab), 90)
+        wait_until(lambda: not backlog.unfinished(lab))
         return results.load(lab)
 
     return wait

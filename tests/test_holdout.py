@@ -164,7 +164,7 @@ def test_what_was_all_scored_before_in_other_looks_costs_nothing(lab, scored):
 def test_the_device_is_held_while_the_split_is_scored(lab, wait_until, tmp_path):
     with device.lock(device.detect(), print, run="another", lab="elsewhere"):
         looker = start(lab, "lower", tmp_path / "log")
-        wait_until(lambda: "waiting for cpu" in (tmp_path / "log").read_text(), 60)
+        wait_until(lambda: "waiting for cpu" in (tmp_path / "log").read_text())
         assert not (lab.runs / "looks.jsonl").exists() and looker.poll() is None
     assert looker.wait(60) == 0 and [entry["event"] for entry in lines(lab)] == ["opened", "look"]
 

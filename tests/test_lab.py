@@ -46,7 +46,7 @@ def change(tree: Path, old: str, new: str) -> None:
 
 def settle_down(lab: Lab, rows: int, wait_until) -> list[results.Row]:
     """The rows, once nothing waits or runs any more. As many as are said, else the failure tells what each of them is and why it ran."""
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     found = results.load(lab)
     assert len(found) == rows, f"{len(found)} rows, not {rows}:\n{told(lab, found)}"
     return found
@@ -157,7 +157,7 @@ def test_cancel_takes_a_waiting_run_out_and_ends_a_running_one(lab, wait_until):
     tree = add_idea(lab, "slow")
     (tree / "train.py").write_text("import time\ntime.sleep(60)\n" + (tree / "train.py").read_text())
     running, waiting = json.loads(call(tree, "queue", "slow", "--seeds", "2", "--json").stdout)
-    wait_until(lambda: (lab.run(running) / "train.log").exists(), 30)
+    wait_until(lambda: (lab.run(running) / "train.log").exists())
     known = json.loads(call(lab.root, "status", "--json").stdout)
     assert known["running"]["run_id"] == running and [item["run_id"] for item in known["queued"]] == [waiting]
     assert "it had not started" in call(lab.root, "cancel", waiting).stdout
@@ -251,16 +251,16 @@ def test_a_runner_that_is_killed_leaves_nothing_behind_and_gets_its_row(lab, wai
     tree = add_idea(lab, "killed")
     (tree / "train.py").write_text("import time\nprint('training', flush=True)\ntime.sleep(60)\n" + (tree / "train.py").read_text())
     runner = subprocess.Popen([LAB, "eval"], cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any("training" in path.read_text() for path in lab.runs.glob("*/train.log")), 30)
+    wait_until(lambda: any("training" in path.read_text() for path in lab.runs.glob("*/train.log")))
     runner.kill()
     runner.wait()
-    wait_until(lambda: not json.loads(call(lab.root, "status", "--json").stdout)["device"]["busy"], 10)  # its trainer is gone too
+    wait_until(lambda: not json.loads(call(lab.root, "status", "--json").stdout)["device"]["busy"])  # its trainer is gone too
     following = subprocess.Popen([LAB, "eval"], cwd=lab.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    (retry,) = wait_until(lambda: backlog.unfinished(lab), 60)
-    wait_until(lambda: (log := lab.run(retry) / "train.log").exists() and "training" in log.read_text(), 60)
+    (retry,) = wait_until(lambda: backlog.unfinished(lab))
+    wait_until(lambda: (log := lab.run(retry) / "train.log").exists() and "training" in log.read_text())
     call(lab.root, "cancel", retry)
     assert following.wait(60) == 0
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     rows = results.load(lab)
     first, (again,) = rows[0], [row for row in rows[1:] if row.idea == "killed"]
     assert (first.idea, first.status, first.value) == ("killed", "interrupted", None)

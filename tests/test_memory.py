@@ -294,6 +294,14 @@ def test_its_assumption_held_elsewhere_since(lab):
     assert found.weight == 1 and "longer-taps" in found.because and found.assumption == "stale keys fill the state"
 
 
+def test_of_two_judged_in_the_same_second_the_one_recorded_later_is_the_later(lab):
+    (lab.ideas / "2026-02-03_longer-taps.md").write_text(idea(*TAPS, assumption="Stale keys fill the state."))
+    record(lab, verdict("longer-taps", "promising"), verdict("state-decay"))
+    assert memory.revived(lab) == []
+    record(lab, verdict("longer-taps", "promising"))
+    assert [one.slug for one in memory.revived(lab)] == ["state-decay"]
+
+
 def test_a_variation_of_it_was_kept_since(lab):
     (lab.ideas / "2026-04-01_fading.md").write_text(idea("Should the state of each head fade?", REWORDED))
     record(lab, verdict("state-decay"), verdict("fading", "keep", "2026-04-02T00:00:00Z"))
@@ -308,7 +316,7 @@ def test_what_it_was_measured_on_was_judged_otherwise_since(lab):
     assert found["state-decay"].weight == 3 and "longer-taps" in found["state-decay"].because
 
 
-def test_the_baseline_was_measured_with_another_scorer_since(lab):
+def test_the_baseline_was_measured_with_another_scorer_since(lab, monkeypatch):
     call(lab.root, "data")
     call(lab.root, "eval")
     call(lab.root, "worktree", "state-decay")
@@ -321,6 +329,9 @@ def test_the_baseline_was_measured_with_another_scorer_since(lab):
     assert forked.lab(lab.root, "eval", "--seed", "1", env={"META_MODE": "1"}).returncode == 0
     found = offered(lab)["state-decay"]
     assert found.weight == 4 and "another scorer" in found.because and found.evidence == results.load(lab)[-1].run_id
+    real = receipts.receipt
+    monkeypatch.setattr(receipts, "receipt", lambda *of: replace(real(*of), finished="2026-03-01T00:00:00Z"))
+    assert offered(lab)["state-decay"].weight == 4  # in the same second
 
 
 # -- a judge ------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def test_the_flag_is_in_every_request_and_travels_to_what_the_lab_queues_itself(
     call(lab.root, "baseline", "--require-sandbox")
     offset(lab, "shift", -0.2)
     call(lab.root, "queue", "shift", "Q: does an offset help? H: expect -0.2 score, 80%", "--require-sandbox")
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     assert len(of(lab, "shift")) == 3  # its first seed, and two replicates that nobody asked for by hand
     for receipt in of(lab, "baseline") + of(lab, "shift"):
         assert receipts.SANDBOXED in receipt.flags and receipt.isolation.startswith("bwrap")
@@ -56,9 +56,9 @@ def test_the_flag_is_in_every_request_and_travels_to_what_the_lab_queues_itself(
     assert of(lab, "shift")[-1].flags.count(receipts.SANDBOXED) == 1 and of(lab, "shift")[-1].args == ("--offset", "0.5")
     offset(lab, "worse", 0.2)
     call(lab.root, "queue", "worse", "Q: does it hurt? H: expect -0.2 score, 10%")
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     call(lab.root, "replicate", "worse", "--require-sandbox")
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     first, *later = of(lab, "worse")
     assert receipts.SANDBOXED not in first.flags and later and all(receipts.SANDBOXED in one.flags for one in later)
 

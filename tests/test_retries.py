@@ -33,7 +33,7 @@ def trains(lab: Lab, run_id: str) -> bool:
 
 def kill_runner(lab: Lab, run_id: str, wait_until) -> None:
     """As a reboot would: the process of the run and its trainer are gone at once."""
-    wait_until(lambda: trains(lab, run_id), 30)
+    wait_until(lambda: trains(lab, run_id))
     os.kill(json.loads((lab.run(run_id) / "started.json").read_text())["pid"], signal.SIGKILL)
     wait_until(lambda: backlog.alive(lab, run_id) is None)
 
@@ -60,14 +60,14 @@ def test_an_interrupted_run_runs_again_once_and_each_keeps_its_own_row(lab, wait
     same = ("idea", "stage", "seed", "code_sha", "args", "label", "commit", "credence")
     assert all(getattr(second, name) == getattr(receipts.request(lab, first), name) for name in same)
     assert retries.again(lab, receipts.receipt(lab, first)) is None  # asked twice, queued once
-    wait_until(lambda: trains(lab, second.run_id), 30)
+    wait_until(lambda: trains(lab, second.run_id))
     assert f"retry of {first}" in status.text(status.facts(lab)) and f"run again as {second.run_id}" in status.log(lab, first)
     kill_runner(lab, second.run_id, wait_until)
     doctor.quick(lab)
     assert [(row.run_id, row.status) for row in results.load(lab)] == [(first, "interrupted"), (second.run_id, "interrupted")]
     assert backlog.pending(lab) == [] and results.audit(lab) == []  # a second time is not made good by itself
     third = call(lab.root, "retry", second.run_id).stdout.split()[-1]  # the user may say so
-    wait_until(lambda: receipts.receipt(lab, third), 30)
+    wait_until(lambda: receipts.receipt(lab, third))
     assert receipts.receipt(lab, third).status == "ok" and receipts.receipt(lab, third).retry_of == second.run_id
     again = call(lab.root, "retry", first, check=False)
     assert again.returncode == 1 and second.run_id in again.stderr
@@ -75,7 +75,7 @@ def test_an_interrupted_run_runs_again_once_and_each_keeps_its_own_row(lab, wait
 
 def test_what_the_user_stopped_stays_stopped(lab, wait_until):
     first = queued(lab, "stopped", 30.0)
-    wait_until(lambda: trains(lab, first), 30)
+    wait_until(lambda: trains(lab, first))
     call(lab.root, "cancel", first)
     receipt = receipts.receipt(lab, first)
     assert receipt.status == "killed" and retries.again(lab, receipt) is None and retries.successor(lab, receipt) is None
@@ -103,9 +103,9 @@ def test_a_run_by_hand_without_a_daemon_is_not_queued_and_the_log_says_how(lab_r
     tree = add_idea(lab, "byhand")
     (tree / "wait").write_text("30")
     runner = subprocess.Popen([LAB, "eval"], cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: list(lab.runs.glob("*/started.json")), 30)
+    wait_until(lambda: list(lab.runs.glob("*/started.json")))
     (run_id,) = (path.parent.name for path in lab.runs.glob("*/started.json"))
-    wait_until(lambda: trains(lab, run_id), 30)
+    wait_until(lambda: trains(lab, run_id))
     runner.kill()
     runner.wait()
     said = call(lab.root, "doctor").stderr
@@ -198,7 +198,7 @@ def test_what_is_to_be_run_again_is_not_judged_while_no_daemon_answers(lab, pueu
     """A reboot: run and daemon are gone, and a coding agent's session starts before either is back."""
     call(lab.root, "baseline")
     first = queued(lab, "slow", 60.0)
-    wait_until(lambda: trains(lab, first), 60)
+    wait_until(lambda: trains(lab, first))
     os.kill(pueue_daemon.pid, signal.SIGKILL)
     kill_runner(lab, first, wait_until)
     wait_until(lambda: not pueue.answers())

@@ -373,9 +373,9 @@ def test_a_gpu_works(scene):
 
 @pytest.fixture
 def supervised(scene):
-    """`supervised(code, seconds=20, ...)`: the outcome of a Python program in a sandbox, under supervision."""
+    """`supervised(code, seconds=60, ...)`: the outcome of a Python program in a sandbox, under supervision."""
 
-    def run(code: str, *, seconds=20.0, grace=5.0, memory=None, **more) -> supervise.Outcome:
+    def run(code: str, *, seconds=60.0, grace=20.0, memory=None, **more) -> supervise.Outcome:
         command = scene.command([sys.executable, "-S", "-c", code])
         limits = Limits(seconds, grace, memory, 1.0)
         return supervise.run(command, cwd=scene.code, env=scene.env(), log=scene.root / "log", limits=limits, **more)
@@ -416,7 +416,7 @@ def test_a_program_has_its_grace(supervised):
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.2), print('saved', flush=True), sys.exit(0)))
 time.sleep(60)""",
-        seconds=1.0,
+        seconds=3.0,
     )
     assert (outcome.status, outcome.returncode) == ("timeout", 0)
     assert outcome.tail.splitlines()[0] == "saved"
@@ -424,9 +424,9 @@ time.sleep(60)""",
 
 @needs_sandbox
 def test_a_program_without_a_handler_ends_at_once(supervised):
-    outcome = supervised("import time\ntime.sleep(60)", seconds=0.5, grace=20)
+    outcome = supervised("import time\ntime.sleep(60)", seconds=1.0, grace=60)
     assert (outcome.status, outcome.returncode) == ("timeout", 128 + signal.SIGTERM)
-    assert outcome.seconds < 10
+    assert outcome.seconds < 50
 
 
 @needs_sandbox
@@ -440,7 +440,7 @@ if os.fork() == 0:
     os.setsid()
     os.execve(sys.executable, [sys.executable, '-S', '-c', 'import time; time.sleep(100)', {mark!r}], {{}})
 time.sleep(100)""",
-        seconds=1.0,
+        seconds=3.0,
         grace=0.3,
     )
     assert (outcome.status, outcome.returncode) == ("timeout", -signal.SIGKILL)
@@ -461,7 +461,7 @@ if os.fork() == 0:
 os.wait()
 time.sleep(0.3)""")
     assert outcome.status == "ok"
-    wait_until(lambda: not named(mark), 2)
+    wait_until(lambda: not named(mark))
     assert time.monotonic() < began + 50
 
 
@@ -485,7 +485,7 @@ def test_killing_the_first_process_ends_all(scene, wait_until):
     with subprocess.Popen(command, env=scene.env(), start_new_session=True) as process:
         wait_until(lambda: len(named(mark)) == 2)
         process.kill()
-    wait_until(lambda: not named(mark), 2)
+    wait_until(lambda: not named(mark))
 
 
 SUPERVISOR = """import json, sys

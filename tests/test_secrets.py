@@ -123,7 +123,7 @@ def test_no_key_reaches_anything_that_the_lab_or_pueue_writes(planted, wait_unti
         printed += [done.stdout, done.stderr]
     looked = (lab.run(kept) / "train.log").read_text()
     assert "LAB_STAGE" in looked  # it did look, and its own environment is there
-    wait_until(lambda: (lab.runs / ".alerts" / "log").exists(), 30)  # the alerts' own processes were there
+    wait_until(lambda: (lab.runs / ".alerts" / "log").exists())  # the alerts' own processes were there
     assert "exit code 3" in "".join(printed) and searched("".join(printed)) == []
     assert searched(canaries[ODD]) != []  # the search finds what is there
 
@@ -134,7 +134,7 @@ def test_keys_of_a_task_typed_by_hand_leave_pueues_state_with_the_next_command(p
     tree = add_idea(lab, "typed")
     monkeypatch.delenv(ODD)
     subprocess.run(["pueue", "add", "-w", str(tree), "--label", "Q: a? H: b", "--", f"{LAB} eval"], check=True, capture_output=True)
-    wait_until(lambda: {task.state for task in pueue.tasks()} == {"Done"}, 60)
+    wait_until(lambda: {task.state for task in pueue.tasks()} == {"Done"})
     subprocess.run(["pueue", "add", "--stashed", "-w", str(tree), "--", f"{LAB} eval"], check=True, capture_output=True)
     subprocess.run(["pueue", "add", "--stashed", "--", "sleep 0; echo another program"], check=True, capture_output=True)
     assert any("state.json" in place for place in searched())
@@ -145,7 +145,7 @@ def test_keys_of_a_task_typed_by_hand_leave_pueues_state_with_the_next_command(p
     other = left["sleep 0; echo another program"]
     assert set(other.keys) >= set(NAMES)  # another program's keys are none of the lab's business
     pueue.remove(other.id)
-    wait_until(lambda: len(results.load(lab)) == 2, 60)
+    wait_until(lambda: len(results.load(lab)) == 2)
     assert searched() == []
 
 

@@ -22,6 +22,8 @@ from monolab import cgroup, device, supervise
 from monolab.supervise import Limits, Outcome
 
 LOG = "train.log"
+SOON = 2.0  # seconds in which a child has come to its point where others use the machine too
+LATE = 60.0  # and in which something would have ended that did not hang
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +37,9 @@ def alone():
 
 @pytest.fixture
 def run(tmp_path):
-    """`run(code, seconds=20, ...)`: the outcome of a Python program under supervision in `tmp_path`."""
+    """`run(code, seconds=LATE, ...)`: the outcome of a Python program under supervision in `tmp_path`."""
 
-    def run(code: str, *, seconds=20.0, grace=0.5, memory=None, log_mb=1.0, log=tmp_path / LOG, env=None, **more) -> Outcome:
+    def run(code: str, *, seconds=LATE, grace=0.5, memory=None, log_mb=1.0, log=tmp_path / LOG, env=None, **more) -> Outcome:
         return supervise.run(
             [sys.executable, "-S", "-c", textwrap.dedent(code)],
             cwd=tmp_path,
@@ -163,10 +165,10 @@ def test_it_works_in_a_thread_and_without_pidfds(run, monkeypatch):
 
 
 def test_a_hang_ends_at_its_limit(run):
-    outcome = run("import time; print('waiting', flush=True); time.sleep(100)", seconds=0.4)
+    outcome = run("import time; print('waiting', flush=True); time.sleep(100)", seconds=SOON)
     assert (outcome.status, outcome.returncode) == ("timeout", -signal.SIGTERM)
-    assert outcome.tail.splitlines() == ["waiting", "[lab] ended: still running after 0.4 s"]
-    assert 0.4 <= outcome.seconds < 2
+    assert outcome.tail.splitlines() == ["waiting", f"[lab] ended: still running after {SOON:g} s"]
+    assert SOON <= outcome.seconds < LATE
 
 
 def test_term_leaves_time_to_write(run, tmp_path):
@@ -179,12 +181,12 @@ def test_term_leaves_time_to_write(run, tmp_path):
         signal.signal(signal.SIGTERM, stop)
         time.sleep(100)
         """,
-        seconds=0.4,
-        grace=10,
+        seconds=SOON,
+        grace=LATE,
     )
     assert (outcome.status, outcome.returncode) == ("timeout", 0)
     assert (tmp_path / "saved").read_text() == "yes"
-    assert outcome.seconds < 5
+    assert outcome.seconds < LATE
 
 
 @pytest.mark.parametrize(
@@ -197,15 +199,15 @@ def test_term_leaves_time_to_write(run, tmp_path):
     ],
 )
 def test_the_limit_holds_whatever_is_done_with_signals(run, trick):
-    outcome = run(f"import os, signal, time\n{trick}\nwhile True: time.sleep(1)", seconds=0.4, grace=0.3)
+    outcome = run(f"import os, signal, time\n{trick}\nwhile True: time.sleep(1)", seconds=SOON, grace=0.3)
     assert (outcome.status, outcome.returncode) == ("timeout", -signal.SIGKILL)
-    assert 0.7 <= outcome.seconds < 3
+    assert SOON + 0.3 <= outcome.seconds < LATE
 
 
 def test_one_that_stops_itself_is_ended(run):
-    outcome = run("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", seconds=0.4, grace=10)
+    outcome = run("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", seconds=SOON, grace=LATE)
     assert (outcome.status, outcome.returncode) == ("timeout", -signal.SIGTERM)
-    assert outcome.seconds < 3
+    assert outcome.seconds < LATE
 
 
 # --- memory
@@ -358,7 +360,7 @@ def test_a_daemon_does_not_outlive_the_child(run, tmp_path):
 @pytest.mark.parametrize("ending", ["raise SystemExit(3)", "time.sleep(100)", "block = bytearray(400 << 20); time.sleep(100)"])
 def test_nothing_is_left_however_the_child_ends(run, tmp_path, ending):
     outcome = run(
-        f"{DAEMON}\nimport signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ndaemon(); daemon(); os.fork()\n{ending}", seconds=1, memory=0.3
+        f"{DAEMON}\nimport signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ndaemon(); daemon(); os.fork()\n{ending}", seconds=SOON, memory=0.3
     )
     assert outcome.status in ("crash", "timeout", "oom")
     assert [alive(pid) for pid in pids(tmp_path / "pids")] == [False, False]
@@ -388,7 +390,7 @@ def test_many_children_are_ended(run):
 def test_a_pipe_held_open_by_another_process_does_not_hang(run):
     outcome = run("import subprocess; subprocess.Popen(['sleep', '100'], start_new_session=True); print('done')")
     assert (outcome.status, outcome.tail, outcome.left_behind) == ("ok", "done", 1)
-    assert outcome.seconds < 5
+    assert outcome.seconds < LATE
 
 
 def test_one_that_leaves_by_itself_was_not_left_behind(run, tmp_path):
@@ -419,7 +421,7 @@ def test_a_gigabyte_of_output(run, kept, tmp_path):
                 left = left[os.write(1, left):]
         print("the last line")
         """,
-        seconds=30,
+        seconds=200,
         memory=0.3,
         echo=heard,
     )
@@ -469,9 +471,9 @@ def test_a_reader_that_stalls_does_not_stall_the_limits(run):
     reading, writing = os.pipe()
     try:
         with open(writing, "wb", buffering=0, closefd=False) as stalled:
-            outcome = run("import os, time; os.write(1, b'z' * 500_000); time.sleep(100)", seconds=0.4, echo=stalled)
+            outcome = run("import os, time; os.write(1, b'z' * 500_000); time.sleep(100)", seconds=SOON, echo=stalled)
             assert outcome.status == "timeout"
-            assert outcome.seconds < 3
+            assert outcome.seconds < LATE
             os.close(reading)  # the write that waits now fails
     finally:
         os.close(writing)
@@ -622,13 +624,13 @@ def test_the_child_ends_with_its_supervisor_also_without_the_guard(runner, tmp_p
     os.kill(guard, signal.SIGKILL)
     process.kill()
     try:
-        wait_until(lambda: not alive(child), 1)
+        wait_until(lambda: not alive(child))
         # What the child left lives on here, and so the device stays taken: two on one GPU is what must not be.
         assert alive(daemon)
         assert device.holder(device.detect())["run"] == "r1"
     finally:
         os.kill(daemon, signal.SIGKILL)
-    wait_until(lambda: device.holder(device.detect()) is None, 2)
+    wait_until(lambda: device.holder(device.detect()) is None)
 
 
 def _cwd(process: psutil.Process) -> Path | None:

@@ -100,7 +100,7 @@ def test_a_queued_run_is_sent_by_a_process_of_its_own(lab_repo, pueue_daemon, wa
     packages = fake(lab, "wandb", "trackio")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     call(lab.root, "baseline", "--seeds", "1")
-    wait_until(lambda: len(list(lab.runs.glob("*/tracked.json"))) == 1 and not list((trackers.folder(lab) / "waiting").iterdir()), 60)
+    wait_until(lambda: len(list(lab.runs.glob("*/tracked.json"))) == 1 and not list((trackers.folder(lab) / "waiting").iterdir()))
     (row,) = results.load(lab)
     receipt = receipts.receipt(lab, row.run_id)
     (_, init), *logged, (_, summary), (_, finish) = told(packages, "wandb")

@@ -20,7 +20,7 @@ def test_settings_are_proposed_for_the_best_code_and_wait_behind_ideas(lab_repo,
     call(lab.root, "data")
     assert "the baseline has not been measured" in call(lab.root, "tune", check=False).stderr
     call(lab.root, "baseline")
-    wait_until(lambda: not backlog.unfinished(lab), 90)
+    wait_until(lambda: not backlog.unfinished(lab))
     group = next(iter({task.group for task in backlog.tasks(lab)}))
     subprocess.run(["pueue", "pause", "--group", group], check=True, capture_output=True)
     filler = json.loads(call(lab.root, "tune", "--n", "2", "--json").stdout)

@@ -440,11 +440,11 @@ def test_where_time_is_the_budget_a_run_on_a_busy_machine_is_void_and_runs_again
     lab = lab_repo(**{"train.py": WORKS, "program.md": PROGRAM.replace("memory_gb: 1", timed).replace("explore: {cpu: 60", "explore: {cpu: 120")})
     call(lab.root, "data")
     call(lab.root, "baseline", "--seeds", "1")
-    wait_until(lambda: list(lab.runs.glob("*/started.json")), 60)
+    wait_until(lambda: list(lab.runs.glob("*/started.json")))
     burners.start(24)
     wait_until(lambda: results.load(lab), 120)
     burners.stop()
-    wait_until(lambda: not backlog.unfinished(lab), 60)
+    wait_until(lambda: not backlog.unfinished(lab))
     first, second = (receipts.receipt(lab, row.run_id) for row in results.load(lab))
     assert (first.status, first.value) == ("invalid", None) and "of the time it waited" in first.reason
     assert (second.status, second.retry_of, second.seed) == ("ok", first.run_id, first.seed)

@@ -710,6 +710,7 @@ def revived(lab: Lab) -> list[Revival]:
     measured against (its parent or anchor) was judged otherwise since. 4: the baseline was measured since with another scorer, other data or other code.
     """
     past = [one for one in verdicts.records(lab) if not one.control]
+    last = {one.idea: place for place, one in enumerate(past)}  # times are whole seconds; the record has the order
     known, found = standings(lab), {entry.key: entry for entry in entries(lab) if entry.kind == "idea" and not entry.wrong}
     failed = {slug: known[slug].verdict for slug in found if slug in known and known[slug].failed}
     if not failed:
@@ -731,7 +732,7 @@ def revived(lab: Lab) -> list[Revival]:
     for slug, lost in failed.items():
         mine = found[slug]
         for other, won in good.items():
-            if won.time <= lost.time or other == slug:
+            if other == slug or (won.time, last[other]) < (lost.time, last[slug]):
                 continue
             theirs = found.get(other)
             when = f"{known[other].word} on {won.time[:10]}"
@@ -749,9 +750,9 @@ def revived(lab: Lab) -> list[Revival]:
         for stood_on in dict.fromkeys((lost.gate.anchor, lost.against, *lost.gate.through, mine.parent)):
             if stood_on in (BASELINE, slug, ""):
                 continue
-            before = [one.kept for one in past if one.idea == stood_on and one.time <= lost.time]
-            after = [one for one in past if one.idea == stood_on and one.time > lost.time]
-            if after and after[-1].kept != (before[-1] if before else False):
+            judged = [(one, (one.time, place) > (lost.time, last[slug])) for place, one in enumerate(past) if one.idea == stood_on]
+            before, after = ([one for one, later in judged if later is which] for which in (False, True))
+            if after and after[-1].kept != (before[-1].kept if before else False):
                 offer(slug, 3, f"{stood_on}, which it was measured on, was {known[stood_on].word} on {after[-1].time[:10]}", stood_on)
     for slug, because, run in _moved(lab, failed):
         offer(slug, 4, because, run)
@@ -761,13 +762,15 @@ def revived(lab: Lab) -> list[Revival]:
 def _moved(lab: Lab, failed: dict[str, Verdict]) -> list[tuple[str, str, str]]:
     """Failed ideas whose stage has a newer baseline under another scorer, other data, or of other code than theirs: slug, why, the newer run."""
     newest: dict[str, receipts.Receipt] = {}
-    for row in reversed(results.load(lab)):
+    rows = results.load(lab)
+    place = {row.run_id: number for number, row in enumerate(rows)}
+    for row in reversed(rows):
         if row.idea == BASELINE and row.status == "ok" and row.stage not in newest and verdicts.is_reference(row.flags.split(",")):
             newest[row.stage] = receipts.receipt(lab, row.run_id)
     found = []
     for slug, lost in failed.items():
         now, own = newest.get(lost.stage), receipts.receipt(lab, lost.runs[-1])
-        if now is None or own is None or now.finished <= own.finished:
+        if now is None or own is None or place[now.run_id] < place.get(own.run_id, -1):
             continue
         changed = [what for name, what in (("eval_sha", "scorer"), ("data_sha", "data")) if getattr(now, name) != getattr(own, name)]
         base = receipts.receipt(lab, lost.against_runs[-1]) if lost.against == BASELINE and lost.against_runs else None

@@ -620,7 +620,7 @@ def judge(lab: Lab, problem: Problem, rows: list[Row], idea: str, stage: str, of
 def _screening_seed(mine: Arm) -> int | None:
     """The seed whose value was known when the others were asked for; None where there is none, or all were asked for at once."""
     measured = [receipt for receipt in mine.receipts if receipt.value is not None]
-    if not measured or (len(measured) > 1 and all(receipt.queued <= measured[0].finished for receipt in mine.receipts)):
+    if not measured or (len(measured) > 1 and all(receipt.queued < measured[0].finished for receipt in mine.receipts)):
         return None
     return _seed(measured[0])
 
