@@ -20,6 +20,14 @@ def task(number: int) -> pueue.Task:
     return {task.id: task for task in pueue.tasks()}[number]
 
 
+def printed(number: int) -> str:
+    """All that a task has printed so far; "" before it starts."""
+    if task(number).start is None:
+        return ""
+    done = subprocess.run(["pueue", "log", "--json", "--full", str(number)], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)[str(number)]["output"]
+
+
 def daemons(config: Path) -> list[psutil.Process]:
     """The pueued processes that serve this configuration."""
     found = []
@@ -40,7 +48,7 @@ def test_a_task_from_the_queue_to_its_end(pueue_daemon, tmp_path, wait_until):
     done = wait_until(lambda: task(number).state == "Done" and task(number))
     assert (done.result, done.label, done.group, done.path) == ("Success", "Q: a? H: b", "lab-cpu", str(tmp_path.resolve()))
     assert done.enqueued_at <= done.start <= done.end
-    assert pueue.log_text(number) == hard + "\n"
+    assert printed(number) == hard + "\n"
     pueue.clean("lab-cpu")
     assert pueue.tasks() == []
 
@@ -57,7 +65,7 @@ def test_no_secret_reaches_the_daemon_or_its_state(pueue_daemon, tmp_path, monke
     program = "import os; print(sorted(os.environ))"
     number = pueue.add([sys.executable, "-c", program], group="default", label=None, cwd=tmp_path)
     wait_until(lambda: task(number).state == "Done")
-    seen = set(eval(pueue.log_text(number)))
+    seen = set(eval(printed(number)))
     assert "LAB_DEVICE" in seen and not {"SOME_API_KEY", "META_MODE"} & seen
     added = {"PUEUE_GROUP", "PUEUE_WORKER_ID"} | {"PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}  # pueue's, the shell's, Python's
     assert seen <= set(keys.FOR_PUEUE) | added
@@ -67,7 +75,7 @@ def test_no_secret_reaches_the_daemon_or_its_state(pueue_daemon, tmp_path, monke
 def test_term_reaches_the_program_itself(pueue_daemon, tmp_path, wait_until):
     program = "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\nprint(os.getppid(), flush=True)\ntime.sleep(60)"
     number = pueue.add([sys.executable, "-c", program], group="default", label=None, cwd=tmp_path)
-    parent = wait_until(lambda: pueue.log_text(number).strip())
+    parent = wait_until(lambda: printed(number).strip())
     assert int(parent) == pueue_daemon.pid  # no shell in between
     pueue.kill(number)
     wait_until(lambda: task(number).state == "Done")
@@ -238,7 +246,7 @@ def test_a_task_finds_itself(pueue_daemon, tmp_path, monkeypatch, wait_until):
     for label, cwd in (("one", tmp_path), ("two", tmp_path), ("three", below)):  # three at once, two of them in one folder
         wanted[pueue.add([sys.executable, "-c", program, str(tmp_path)], group="g", label=label, cwd=cwd)] = label
     for number, label in wanted.items():
-        assert json.loads(wait_until(lambda number=number: pueue.log_text(number).strip())) == [number, label]
+        assert json.loads(wait_until(lambda number=number: printed(number).strip())) == [number, label]
     monkeypatch.setenv("PUEUE_GROUP", "g")
     monkeypatch.setenv("PUEUE_WORKER_ID", "0")
     assert pueue.running_here(tmp_path / "elsewhere") is None  # a shell in a task that works in another folder

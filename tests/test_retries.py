@@ -12,7 +12,7 @@ from conftest import PROGRAM, TRAIN
 from test_lab import LAB, add_idea, call
 from test_results import make
 
-from monolab import backlog, doctor, pueue, receipts, results, retries, status, verdicts
+from monolab import backlog, doctor, gate, pueue, receipts, results, retries, status, verdicts
 from monolab.errors import LabError
 from monolab.paths import Lab
 
@@ -66,6 +66,9 @@ def test_an_interrupted_run_runs_again_once_and_each_keeps_its_own_row(lab, wait
     doctor.quick(lab)
     assert [(row.run_id, row.status) for row in results.load(lab)] == [(first, "interrupted"), (second.run_id, "interrupted")]
     assert backlog.pending(lab) == [] and results.audit(lab) == []  # a second time is not made good by itself
+    now = {name: getattr(receipts.receipt(lab, first), name) for name in verdicts.CONDITIONS}
+    with results.locked(lab):
+        assert [gate.missing(lab, second, [0, 1], now, insist=insist) for insist in (False, True)] == [[1], [0, 1]]  # nor by an open question
     third = call(lab.root, "retry", second.run_id).stdout.split()[-1]  # the user may say so
     wait_until(lambda: receipts.receipt(lab, third))
     assert receipts.receipt(lab, third).status == "ok" and receipts.receipt(lab, third).retry_of == second.run_id

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from loguru import logger
 
-from monolab import backlog, conditions, device, dispatch, receipts, results, verdicts
+from monolab import backlog, conditions, device, dispatch, receipts, results, retries, verdicts
 from monolab.errors import LabError
 from monolab.paths import BASELINE, CONTROL_SEEDS, Lab
 from monolab.problem import Problem
@@ -40,10 +40,13 @@ def missing(lab: Lab, template: Request, seeds: list[int], now: dict[str, str], 
     for row in results.of(rows, template.idea, template.stage):
         if row.run_id in void:
             continue
-        if row.seed in seeds and (row.value is not None or row.status in FAILED):
-            receipt = receipts.receipt(lab, row.run_id)
-            if receipt and same(receipt) and all(getattr(receipt, name) == value for name, value in now.items()):
-                have.add(row.seed)
+        if row.seed not in seeds or row.seed in have:
+            continue
+        receipt = receipts.receipt(lab, row.run_id)
+        if receipt is None or not same(receipt) or any(getattr(receipt, name) != value for name, value in now.items()):
+            continue
+        if row.value is not None or row.status in FAILED or (not insist and retries.spent(lab, receipt)):
+            have.add(row.seed)
     return [seed for seed in seeds if seed not in have]
 
 

@@ -238,13 +238,6 @@ def clean(group: str) -> None:
     _call("clean", f"--group={group}")
 
 
-def log_text(task: int) -> str:
-    """All that a task has printed so far; "" before it starts."""
-    if _require_task(task).start is None:
-        return ""
-    return json.loads(_call("log", "--json", "--full", str(task)).stdout)[str(task)]["output"]
-
-
 def running_here(path: Path) -> Task | None:
     """The task this process runs in, if it was added in `path` or a folder below; None outside of such a task.
 

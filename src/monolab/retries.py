@@ -94,6 +94,12 @@ def attempts(lab: Lab, receipt: Receipt) -> dict[str, int]:
     return counts
 
 
+def spent(lab: Lab, receipt: Receipt) -> bool:
+    """Whether a run that may be run again has been, as often as program.md allows for its cause."""
+    why = cause(receipt)
+    return bool(why) and attempts(lab, receipt)[why] > getattr(problems.load(lab).retries_at(receipt.stage), why)
+
+
 def successor(lab: Lab, run: Request) -> Request | None:
     """The retry of a run, where one was asked for."""
     return next((one for one in _same(lab, run) if one.retry_of == run.run_id), None)
@@ -110,7 +116,7 @@ def again(lab: Lab, receipt: Receipt, *, insist: bool = False) -> Request | None
     if not why or ((lab.run(receipt.run_id) / "stop.json").exists() and not insist):
         return None
     policy, tried = problems.load(lab).retries_at(receipt.stage), attempts(lab, receipt)[why]
-    if tried > getattr(policy, why) and not insist:
+    if spent(lab, receipt) and not insist:
         logger.warning(f"{receipt.run_id}: {why} for the {tried}. time, and not run again: lab retry {receipt.run_id}")
         return None
     if not insist and not pueue.answers():
@@ -134,10 +140,8 @@ def again(lab: Lab, receipt: Receipt, *, insist: bool = False) -> Request | None
 
 def due(lab: Lab, receipt: Receipt) -> bool:
     """Whether a run is to be taken again and that was not asked for yet: until then its arm is not judged. One by hand, without a daemon, is not."""
-    why = cause(receipt)
-    if not why or (lab.run(receipt.run_id) / "stop.json").exists() or ("at-start" in receipt.flags and not pueue.answers()):
-        return False
-    if attempts(lab, receipt)[why] > getattr(problems.load(lab).retries_at(receipt.stage), why):
+    stopped = (lab.run(receipt.run_id) / "stop.json").exists() or ("at-start" in receipt.flags and not pueue.answers())
+    if not cause(receipt) or stopped or spent(lab, receipt):
         return False
     return _open(lab, receipt)[0] is not None
 
