@@ -15,7 +15,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import types
 import typing
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from monolab import conditions, dataset, device, disk, phases, receipts, results, snapshot, verdicts
+from monolab import conditions, dataset, device, disk, filesystem, phases, receipts, results, snapshot, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, NOT_CODE, Lab
@@ -449,7 +448,7 @@ def _ref(facts: _Facts, receipt: Receipt) -> Finding:
 
 def _code(lab: Lab, receipt: Receipt) -> Finding:
     """Whether the commit's tree without the lab's own files is code_sha; computed, so that the tree is there even after a `git gc`."""
-    with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+    with filesystem.temporary() as scratch:
         index = Path(scratch, "index")
         try:
             _git(lab, "read-tree", f"{receipt.commit}^{{commit}}", index=index)
@@ -485,7 +484,7 @@ def _scorer_commit(facts: _Facts, eval_sha: str) -> str | None:
     """The newest commit of main's history whose scorer is the one wanted."""
     for commit in facts.history:
         if commit not in facts.scorers:
-            with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+            with filesystem.temporary() as scratch:
                 facts.scorers[commit] = _export_scorer(facts, commit, Path(scratch, "scorer"))
         if facts.scorers[commit] == eval_sha:
             return commit
@@ -564,8 +563,7 @@ def _checkpoint(lab: Lab, receipt: Receipt) -> Finding:
 @contextlib.contextmanager
 def _laid_out(facts: _Facts, receipt: Receipt) -> Iterator[Path]:
     """A folder as a run's, elsewhere: the snapshot's code, the scorer that it was scored by, and an empty checkpoint."""
-    with tempfile.TemporaryDirectory(prefix="lab-audit-") as temp:
-        folder = Path(temp)
+    with filesystem.temporary() as folder:
         (folder / "checkpoint").mkdir()
         snapshot.export(facts.lab, receipt.code_sha, folder / "code")
         _export_scorer(facts, _scorer_commit(facts, receipt.eval_sha), folder / "scorer")

@@ -3,10 +3,9 @@
 import hashlib
 import platform
 import sysconfig
-import tempfile
 from pathlib import Path
 
-from monolab import dataset, snapshot
+from monolab import dataset, filesystem, snapshot
 from monolab.device import Device
 from monolab.paths import Lab
 from monolab.problem import Problem
@@ -14,7 +13,7 @@ from monolab.problem import Problem
 
 def current(lab: Lab, problem: Problem, machine: Device) -> dict[str, str]:
     """What a run that started now would be measured under, by the receipt's names."""
-    with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+    with filesystem.temporary() as scratch:
         scorer = export_scorer(lab, problem, Path(scratch, "scorer"))
     return {"eval_sha": scorer, "data_sha": dataset.data_sha(lab), "env_sha": environment_sha(), "hardware": machine.hardware}
 

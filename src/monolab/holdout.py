@@ -337,13 +337,11 @@ def _score(lab: Lab, plan: _Plan, receipt: Receipt, held: int) -> float:
     import contextlib
     import shutil
     import sys
-    import tempfile
 
-    from monolab import conditions, phases, snapshot
+    from monolab import conditions, filesystem, phases, snapshot
 
     source = lab.run(receipt.run_id) / "checkpoint"
-    with tempfile.TemporaryDirectory(prefix="lab-holdout-") as temp:
-        folder = Path(temp)
+    with filesystem.temporary() as folder:
         snapshot.export(lab, receipt.code_sha, folder / "code")
         if conditions.export_scorer(lab, plan.problem, folder / "scorer") != plan.eval_sha:
             raise LabError("the scorer was changed while the look was taken", hint=f"just verify {plan.idea}")

@@ -14,7 +14,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-from monolab import keys, paths, problem
+from monolab import filesystem, keys, paths, problem
 from monolab.errors import LabError
 from monolab.paths import Lab
 
@@ -221,7 +221,7 @@ def _wheel(vendor: Path) -> None:
     if source() == Path(__file__).with_name("_lab"):
         _repack(metadata.distribution("monolab"), vendor)
         return
-    with tempfile.TemporaryDirectory(prefix="lab-wheel-") as temp:
+    with filesystem.temporary() as temp:
         for name in ("pyproject.toml", "README.md", "LICENSE", "src", "examples", "program.md", *COMMON, *OWN, *ROOT_ONLY):
             _copy(source() / name, Path(temp, name))
         for name in HEADERS:  # the human's notes must not travel, not even inside of the wheel

@@ -5,13 +5,12 @@ Every trial is recorded in 6_runs/trials.jsonl, by the code that was tried: how 
 
 import json
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from loguru import logger
 
-from monolab import conditions, copied, dataset, device, phases, receipts, results, snapshot
+from monolab import conditions, copied, dataset, device, filesystem, phases, receipts, results, snapshot
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, Lab
@@ -30,8 +29,7 @@ def smoke(lab: Lab, tree: Path, args: tuple[str, ...]) -> dict:
     machine = replace(device.detect(), kind="cpu", name="cpu", index=None)
     tail = ""
     try:
-        with tempfile.TemporaryDirectory(prefix="lab-smoke-") as temp:
-            folder = Path(temp)
+        with filesystem.temporary() as folder:
             (folder / "checkpoint").mkdir()
             snapshot.export(lab, snap.code_sha, folder / "code")
             conditions.export_scorer(lab, problem, folder / "scorer")
@@ -63,10 +61,10 @@ def look(lab: Lab, tree: Path, args: tuple[str, ...] = ()) -> list[dict]:
     """Only look into the code at `tree`, without training a step. Raises LabError as `smoke` does, and is recorded like it where it fails."""
     snap = snapshot.take(tree)
     machine = replace(device.detect(), kind="cpu", name="cpu", index=None)
-    with tempfile.TemporaryDirectory(prefix="lab-smoke-") as temp:
-        snapshot.export(lab, snap.code_sha, Path(temp) / "code")
+    with filesystem.temporary() as folder:
+        snapshot.export(lab, snap.code_sha, folder / "code")
         try:
-            return _probed(lab, Path(temp), machine, args)
+            return _probed(lab, folder, machine, args)
         except phases.Unjudged:
             raise
         except LabError as error:

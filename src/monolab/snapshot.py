@@ -3,13 +3,12 @@
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from monolab import keys
+from monolab import filesystem, keys
 from monolab.errors import LabError
 from monolab.paths import NOT_CODE, RECORDS, Lab
 
@@ -59,7 +58,7 @@ def take(tree: Path) -> Snapshot:
         _refuse_what_git_does_not_see(repo, tree)
         _refuse_keys(repo, tree)
         head = repo.head.commit
-        with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+        with filesystem.temporary() as scratch:
             index = Path(scratch, "index")
             own = Path(repo.git.rev_parse("--path-format=absolute", "--git-path", "index"))
             if own.exists():  # its cached file times spare re-reading every file
@@ -77,7 +76,7 @@ def take(tree: Path) -> Snapshot:
 
 def patched(lab: Lab, patch: Path | None) -> Snapshot:
     """A snapshot of what main has committed, with `patch` applied to it; no working tree is touched. Raises LabError where it does not apply."""
-    with _repo(lab.root, f"make {patch.name if patch else 'it'} anew against main") as repo, tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+    with _repo(lab.root, f"make {patch.name if patch else 'it'} anew against main") as repo, filesystem.temporary() as scratch:
         head = repo.head.commit
         with repo.git.custom_environment(GIT_INDEX_FILE=str(Path(scratch, "index"))):
             repo.git.read_tree(head.hexsha)
@@ -218,7 +217,7 @@ def export(lab: Lab, treeish: str, dest: Path, paths: tuple[str, ...] = ()) -> N
 
     Raises LabError when the tree, or one of `paths` in it, is not there.
     """
-    with _repo(lab.root, FETCH) as repo, tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+    with _repo(lab.root, FETCH) as repo, filesystem.temporary() as scratch:
         names = []
         if paths:
             names = repo.git.ls_tree("-r", "-z", "--name-only", "--full-tree", treeish, "--", *paths).split("\0")[:-1]
