@@ -137,6 +137,35 @@ def test_of_two_that_have_just_begun_the_first_goes_first_unless_it_was_paused(l
             run._in_turn(lab, asked)
 
 
+def test_one_that_the_queue_started_first_goes_first_though_it_is_slow_to_come(lab_repo, monkeypatch):
+    lab = lab_repo()
+    call(lab.root, "data")
+    ours, slow = queue.requests(lab, "baseline", lab.root, None, "explore", [0, 1], [], required=True)
+    for one in (ours, slow):
+        receipts.write_request(lab, one)
+    started = dict.fromkeys(("label", "result", "enqueued_at", "end")) | {
+        "command": "",
+        "path": str(lab.root),
+        "group": "lab-cpu",
+        "state": "Running",
+    }
+    tasks = {
+        ours.run_id: pueue.Task(id=1, start="2026-01-01T00:00:00.2Z", **started),
+        slow.run_id: pueue.Task(id=2, start="2026-01-01T00:00:00.1Z", **started),
+        "#3 just eval": pueue.Task(id=3, start="2026-01-01T00:00:00.0Z", **started),  # typed by hand: nobody knows how far it is
+    }
+    monkeypatch.setattr(pueue, "answers", lambda: True)
+    monkeypatch.setattr(backlog, "unfinished", lambda lab: dict(tasks))
+    run._in_turn(lab, slow)  # it is the first
+    waiting = threading.Thread(target=run._in_turn, args=(lab, ours))
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    receipts.write_atomic(lab.run(slow.run_id) / "started.json", json.dumps(backlog.this_process()))
+    waiting.join(20)
+    assert not waiting.is_alive()
+
+
 # -- busy.py ------------------------------------------------------------------------------------------------------
 
 

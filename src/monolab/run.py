@@ -21,6 +21,7 @@ from monolab import (
     doctor,
     guard,
     phases,
+    pueue,
     receipts,
     results,
     retries,
@@ -150,21 +151,37 @@ def _carry_out(lab: Lab, request: Request) -> Receipt:
 
 
 def _in_turn(lab: Lab, request: Request) -> None:
-    """Wait until no run of this lab waits for the device whose process was there before this one: the queue starts two, and the first goes first."""
+    """Wait until no run of this lab waits for the device, or is about to, that the queue started before this one: it starts two, and the first goes first."""
     me = backlog.this_process()
 
+    def waits(name: str) -> bool:
+        return (lab.run(name) / "waiting.json").exists()
+
+    def gone(name: str) -> bool:
+        return backlog.started(lab, name) or backlog.over(lab, name)
+
+    def to_come() -> bool:
+        """Whether the process of an earlier task has not come as far as to say that it waits."""
+        tasks = backlog.unfinished(lab) if pueue.answers() else {}
+        mine = tasks.pop(request.run_id, None)
+        if mine is None or mine.start is None:
+            return False
+        earlier = [name for name, task in tasks.items() if task.state == "Running" and (task.start, task.id) < (mine.start, mine.id)]
+        return any(backlog.asked_for(lab, name) and not waits(name) and not gone(name) for name in earlier)
+
     def before(name: str) -> bool:
-        path = lab.run(name) / "waiting.json"
-        if name == request.run_id or not path.exists() or (lab.run(name) / "started.json").exists() or backlog.over(lab, name):
+        if name == request.run_id or not waits(name) or gone(name):
             return False
         try:
-            told = json.loads(path.read_text())
+            told = json.loads((lab.run(name) / "waiting.json").read_text())
         except FileNotFoundError:  # it is over by now
             return False
         pid = backlog.alive(lab, name)
         earlier = (told["ticks"], told["pid"]) < (me["ticks"], me["pid"])  # within one tick the queue's order is that of the process numbers
         return earlier and pid is not None and not _paused(pid)
 
+    while to_come():
+        time.sleep(device.ASK)
     others = [name for name in backlog.opened(lab) if before(name)]
     while any(before(name) for name in others):
         time.sleep(device.ASK)
