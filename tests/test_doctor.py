@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from test_results import finish, make
 
 from monolab import backlog, device, doctor, pueue, queue, receipts, results, settle, verdicts
 from monolab.errors import LabError
-from monolab.paths import Lab
+from monolab.paths import INFERENCE_EMPTY, Lab
 
 SLOW = """import os, sys, time
 print('training', flush=True)
@@ -730,7 +731,16 @@ def test_what_is_recorded_and_told_of_a_verdict_comes_back_or_is_named(bare):
     lab.journal.write_text(text[: text.index("- Size:")] + text[text.index("_Inference") :])
     _, left = diagnose(lab)
     assert len(left) == 1 and "breaks off" in left[0]
-    lab.journal.write_text(text)
+    lab.journal.write_text(text.replace("- Expected: -0.5", "- Expected: -0.1"))
+    _, left = diagnose(lab)
+    assert len(left) == 1 and re.search(r"shift: supported' was changed: '- Expected: -0.1.* was '- Expected: -0.5", left[0]), left
+    assert left[0].partition(" | ")[0] in json.loads(call(lab.root, "check", "--json", check=False).stdout)
+    assert "shift: supported' was changed" in call(lab.root, "audit", "--all", "--sample", "0", check=False).stdout
+    lab.journal.write_text(text.replace(f"## {again.time} shift", f"## {again.time} shape"))
+    _, left = diagnose(lab)
+    assert len(left) == 1 and "shift: supported' is gone" in left[0]
+    lab.journal.write_text(text.replace(INFERENCE_EMPTY, "The offset did it.\n- Against: nothing."))  # the author's part
+    agrees(lab)
 
     commit(lab.root)
     lost = verdicts.records(lab)[-1].against_runs[0]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from monolab import conditions, dataset, device, disk, filesystem, phases, receipts, results, snapshot, verdicts
+from monolab import conditions, dataset, device, disk, filesystem, journal, phases, receipts, results, snapshot, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import BASELINE, NOT_CODE, Lab
@@ -421,7 +421,7 @@ def _request(lab: Lab, receipt: Receipt) -> Finding:
 
 
 def _records_of_no_run(facts: _Facts, audited: typing.Iterable[str]) -> tuple[str, ...]:
-    """Traces of runs that are gone with their receipts and rows; and what is wrong with the table as a whole."""
+    """Traces of runs that are gone with their receipts and rows; and what is wrong with the table as a whole, and with the journal."""
     gone = [run_id for run_id in sorted(facts.committed) if run_id not in audited]
     found = [f"6_runs/{run_id}/receipt.json was committed; it is gone, with its row" for run_id in gone]
     for run_id in sorted(facts.refs):
@@ -431,7 +431,7 @@ def _records_of_no_run(facts: _Facts, audited: typing.Iterable[str]) -> tuple[st
         found.append("results.tsv line 1: it is not the header")
     if facts.lab.results.exists() and not facts.lab.results.read_bytes().endswith(b"\n"):
         found.append(f"results.tsv line {len(facts.lines)}: the file ends in the middle of it")
-    return tuple(found)
+    return (*found, *journal.audit(facts.lab))
 
 
 # -- the code, the scorer and the conditions ----------------------------------------------------------------------

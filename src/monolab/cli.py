@@ -32,7 +32,7 @@ def init(dest: Path, /, *, example: str | None = None) -> None:
 
 def check(*, json: bool = False) -> None:
     """List what is still to be filled in, and what in the records does not agree. Changes nothing: `lab doctor` repairs."""
-    from monolab import dataset, holdout, problem, results
+    from monolab import dataset, holdout, journal, problem, results
     from monolab import guard as rule
     from monolab import init as new
 
@@ -40,7 +40,7 @@ def check(*, json: bool = False) -> None:
     todo = new.check(lab)
     if not todo:  # program.md is filled in
         todo += rule.past_the_hook(lab, problem.load(lab))
-    todo += results.audit(lab) + holdout.audit(lab)
+    todo += results.audit(lab) + journal.audit(lab) + holdout.audit(lab)
     if lab.data.exists():
         try:
             dataset.verify(lab)

@@ -402,9 +402,9 @@ def _back(lab: Lab, run_id: str) -> str:
 
 
 def _told(lab: Lab) -> Iterator[Finding]:
-    """Whether the journal's entries and the reports are whole."""
-    for heading in journal.torn(lab):
-        yield Finding(f"{lab.journal.name}: the entry {heading!r} breaks off", f"git diff {lab.journal.name}; git checkout -- {lab.journal.name}")
+    """Whether the journal's entries and the reports are what was written."""
+    for what in journal.audit(lab):
+        yield Finding(what, f"git log -p {lab.journal.name}, and git diff, show what was there; git checkout -- {lab.journal.name}")
     last = {(one.idea, one.stage): one for one in verdicts.records(lab) if one.final and not one.control}
     written = report.written(lab)
     for verdict in last.values():

@@ -1,11 +1,14 @@
 """RESEARCH_JOURNAL.md: the lab's own entries, newest on top, old ones never touched."""
 
+import hashlib
 import re
 
+from monolab.errors import LabError
 from monolab.paths import INFERENCE_EMPTY, Lab
 from monolab.receipts import write_atomic
-from monolab.verdicts import Verdict
+from monolab.verdicts import Verdict, records
 
+LAST = "\n- Against: "  # the last line of the lab's part of an entry
 VERDICT = re.compile(r"## \d{4}-\d\d-\d\dT[\d:]{8}Z [a-z0-9-]+: (supported|refuted|inconclusive)$", re.MULTILINE)
 
 
@@ -89,9 +92,35 @@ def entries(lab: Lab) -> list[str]:
     return [entry.rstrip() for entry in re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]]
 
 
-def torn(lab: Lab) -> list[str]:
-    """The headings of entries on a verdict that do not go on to their last line: whatever wrote them was stopped."""
-    return [entry.partition("\n")[0] for entry in entries(lab) if VERDICT.match(entry) and "\n- Against: " not in entry]
+def sha(text: str) -> str:
+    """sha256 of the lab's part of an entry: all lines but the inference, which is the author's."""
+    head, mark, rest = text.partition(LAST)
+    return hashlib.sha256((head + mark + rest.partition("\n")[0]).encode()).hexdigest()
+
+
+def audit(lab: Lab) -> list[str]:
+    """Where the journal is not what the lab wrote: entries that break off, that are gone, or of which a line was changed."""
+    wrong, there = [], {}
+    for text in entries(lab):
+        heading = text.partition("\n")[0]
+        if VERDICT.match(text) and LAST not in text:
+            wrong.append(f"{lab.journal.name}: the entry {heading!r} breaks off")
+        there.setdefault(heading, []).append(text)
+    try:
+        told = [one for one in records(lab) if one.told]
+    except LabError as error:
+        return [*wrong, str(error)]
+    for one in told:
+        text = entry(one)
+        heading = text.partition("\n")[0]
+        found = there.get(heading, [])
+        if not found:
+            wrong.append(f"{lab.journal.name}: the entry {heading!r} is gone")
+        elif all(LAST in other and sha(other) != one.told for other in found):
+            pairs = zip(found[0].splitlines(), text.splitlines(), strict=False) if sha(text) == one.told else ()
+            where = next((f": {is_now!r} was {was!r}" for is_now, was in pairs if is_now != was), "")
+            wrong.append(f"{lab.journal.name}: the lab's part of the entry {heading!r} was changed{where}")
+    return wrong
 
 
 def append(lab: Lab, text: str) -> None:

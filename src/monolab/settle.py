@@ -1,6 +1,7 @@
 """Settling: once all runs of a look are in, the lab judges, records that, writes journal and report, and queues what the question still needs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from loguru import logger
@@ -93,6 +94,8 @@ def _write(lab: Lab, past: Looks, verdict: Verdict) -> None:
         report.page(lab, verdict)  # first: it can fail on its template
     entry = journal.entry(verdict) if verdict.final and news and (not verdict.control or verdict.kept) else ""
     # The record before what is told of it: killed in between, the rest is written by whoever settles next.
+    if entry:
+        verdict = replace(verdict, told=journal.sha(entry))
     receipts.write_atomic(_telling(lab), json.dumps({"look": [verdict.time, verdict.idea, verdict.stage], "report": told, "entry": entry}))
     verdicts.record(lab, verdict)
     _tell(lab, verdicts.looks(lab))

@@ -170,6 +170,7 @@ class Verdict:
     against_runs: tuple[str, ...]
     gate: Gate
     error: float | None = None  # standard error of the effect; None from before it was recorded, and where there is no effect
+    told: str = ""  # sha256 of the lab's part of its journal entry; "" where it has none, and from before it was recorded
 
     @property
     def kept(self) -> bool:
