@@ -66,6 +66,9 @@ def test_when_nothing_was_kept_for_long_another_kind_of_question_is_asked(lab_re
         found = advice.advise(lab, tree="t")
         assert found.since_a_winner == 26 - kept and bool(found.direction_of_thought) is asks
         assert ("Nothing was kept in the last" in advice.text(found)) is asks
+    fillers = [replace(one(number, 2.1, decision="drop"), idea="tune-baseline") for number in range(30, 60)]
+    lineage.save(lab, Tree("t", "score", "lower", (ROOT, *made, *fillers)))
+    assert advice.advise(lab, tree="t").since_a_winner == 2  # 26 ideas, the 24th was kept
 
 
 def test_a_failure_may_be_what_is_worked_on(lab_repo):

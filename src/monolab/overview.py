@@ -29,7 +29,7 @@ def winners(tree: Tree) -> set[str]:
 def report(tree: Tree, components: dict[str, set[str]], *, floor: float | None = None, plateau: int = 20) -> dict:
     """Everything as plain data. `components`: names of what each candidate is about, by key. `floor`: sd over seeds, in the metric's unit.
 
-    `plateau`: after so many measured candidates without a winner the search is said to stand still. Raises LabError for an empty tree.
+    `plateau`: after so many measured ideas without a winner the search is said to stand still. Raises LabError for an empty tree.
     """
     made = [one for one in tree.candidates if one.parent]
     if not made:
@@ -41,7 +41,7 @@ def report(tree: Tree, components: dict[str, set[str]], *, floor: float | None =
     for one in reversed(measured):
         if one.key in won:
             break
-        since += 1
+        since += not ideas.is_filler(one.idea)  # settings that fill an idle device are no attempt at an idea
     pairs = [(one, tree.by_key[one.parent]) for one in measured if tree.by_key[one.parent].value is not None]
     better = sum(tree.sign * (one.value - above.value) > 0 for one, above in pairs)
     seconds = sum(one.seconds for one in tree.candidates)
@@ -186,7 +186,7 @@ def text(found: dict) -> str:
             f"best so far improved {len(found['improvements'])} times; last at number {last['number']}, {last['key']}: {found['metric']} {last['value']:.6g}"
         )
     lines.append(
-        f"{found['since_a_winner']} measured since the last winner" + ("; the search stands still: try another direction" if found["plateau"] else "")
+        f"{found['since_a_winner']} ideas measured since the last winner" + ("; the search stands still: try another direction" if found["plateau"] else "")
     )
     for row in found["components"][:8]:
         p = "" if row["p"] is None else f", p {row['p']:.2g}"
