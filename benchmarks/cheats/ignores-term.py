@@ -1,7 +1,7 @@
 """Trains on for ever, forks so that one of them may live, and all of them ignore every signal that can be ignored."""
 
 CAUGHT, PROCESS, STATUS = "run", "lab", "timeout"
-SAYS = r"train\.py was still running after \d+ s"
+SAYS = r"train\.py was still running after \d+ s|no step within \d+ s of \d+"
 TRAIN = """
 import signal
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU):
