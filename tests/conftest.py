@@ -144,7 +144,7 @@ def _end_all(daemon: Daemon, client: str) -> None:
     from monolab import pueue
 
     while pueue._ours:  # a daemon that was started from this process is its child: not to be left a zombie
-        pueue._ours.pop().wait(10)
+        pueue._ours.pop().wait(60)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_one_whose_lab_is_killed_ends(tmp_path):
     started = pids(tmp_path / "pids") + pids(own)
     assert all(map(psutil.pid_exists, started))
     lab.kill()
-    lab.wait(10)
+    lab.wait(60)
     wait_until(lambda: not any(map(alive, started)))
 
 

@@ -94,7 +94,7 @@ def test_a_table_at_rest_is_looked_at_without_waiting_for_who_judges(lab_repo):
         waiting.start()
         waiting.join(0.5)
         assert waiting.is_alive()
-    waiting.join(20)
+    waiting.join(60)
     assert not waiting.is_alive() and results.at_rest(lab) and len(results.load(lab)) == 1
     lab.results.write_text(lab.results.read_text().rstrip("\n")[:-5])  # cut off
     assert not results.at_rest(lab)
@@ -130,7 +130,7 @@ def test_of_two_that_have_just_begun_the_first_goes_first_unless_it_was_paused(l
             assert waiting.is_alive()  # for the second
             second.kill()
             second.wait()
-            waiting.join(20)
+            waiting.join(60)
             assert not waiting.is_alive()
         with mock.patch.object(backlog, "this_process", lambda: told | {"ticks": 0}):  # it was there before them
             first.send_signal(signal.SIGCONT)
@@ -162,7 +162,7 @@ def test_one_that_the_queue_started_first_goes_first_though_it_is_slow_to_come(l
     waiting.join(0.5)
     assert waiting.is_alive()
     receipts.write_atomic(lab.run(slow.run_id) / "started.json", json.dumps(backlog.this_process()))
-    waiting.join(20)
+    waiting.join(60)
     assert not waiting.is_alive()
 
 

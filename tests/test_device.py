@@ -321,7 +321,7 @@ def test_many_at_once_take_turns(tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert most == [1] * 8
 
 

@@ -186,7 +186,7 @@ def test_a_killed_daemon_leaves_a_run_that_goes_on_and_is_no_other_beside_it(lab
     runner, following = backlog.alive(lab, run_id), wait_until(lambda: backlog.alive(lab, ready))
     os.kill(pueue_daemon.pid, signal.SIGKILL)
     wait_until(lambda: not pueue.answers())
-    pueue._ours.pop().wait(10)
+    pueue._ours.pop().wait(60)
     repaired, left = diagnose(lab)  # starts a daemon again, and leaves alone the run and the one that is ready
     assert left == [] and len(repaired) == 1 and f"{waits} waits in a queue that no daemon looked after" in repaired[0]
     assert (backlog.alive(lab, run_id), backlog.alive(lab, ready)) == (runner, following) and pueue.answers()
@@ -516,7 +516,7 @@ def test_a_daemon_that_lost_its_state_gets_the_runs_again(lab, pueue_daemon, wai
     pause(wait_until)
     waiting = json.loads(call(lab.root, "baseline", "--seeds", "2", "--json").stdout)
     os.kill(pueue_daemon.pid, signal.SIGKILL)
-    pueue._ours.pop().wait(10)
+    pueue._ours.pop().wait(60)
     for path in (pueue_daemon.folder / "state").rglob("*"):
         if path.is_file() and path.name.startswith("state"):
             path.unlink()

@@ -82,7 +82,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
         yield Served(url, "smollm2")
     finally:
         server.kill()
-        server.wait(10)
+        server.wait(60)
 
 
 def answers(url: str) -> bool:

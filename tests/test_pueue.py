@@ -139,7 +139,7 @@ def test_a_group_is_made_once_by_two_at_a_time(pueue_daemon):
 def test_one_daemon_is_started_by_several_processes_at_once(pueue_home):
     program = "from monolab import pueue; print(pueue.ensure_daemon())"
     started = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = [process.communicate(timeout=30)[0].strip() for process in started]
+    answers = [process.communicate(timeout=120)[0].strip() for process in started]
     assert sorted(answers) == ["False", "False", "False", "True"]
     assert [process.pid for process in daemons(pueue_home.config)] == [pueue_home.pid]
     assert pueue.ensure_daemon() is False  # it outlives the process that started it

@@ -32,7 +32,7 @@ def alone():
     gc.collect()
     for child in psutil.Process().children():
         child.kill()
-        child.wait(10)
+        child.wait(60)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_it_works_in_a_thread_and_without_pidfds(run, monkeypatch):
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(run("print('ok')")))
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert [(outcome.status, outcome.tail) for outcome in outcomes] == [("ok", "ok")]
 
 
@@ -543,7 +543,7 @@ def runner(tmp_path, wait_until):
 def test_a_stop_of_the_supervisor_ends_all_and_is_reported(runner, tmp_path, number, trick):
     process = runner(trick)
     process.send_signal(number)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     outcome = json.loads((tmp_path / "outcome").read_text())
     assert (outcome["status"], outcome["returncode"]) == ("killed", -signal.SIGKILL if trick else -signal.SIGTERM)
     assert outcome["tail"].splitlines() == ["ready", f"[lab] ended: the run was told to stop by {number.name}"]
@@ -612,7 +612,7 @@ def test_the_limit_holds_when_the_candidate_stops_its_supervisor(runner, tmp_pat
     wait_until(lambda: not any(map(alive, known)))  # the guard has done it: the supervisor still stands
     assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
     process.send_signal(signal.SIGCONT)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     outcome = json.loads((tmp_path / "outcome").read_text())
     assert (outcome["status"], outcome["returncode"]) == ("timeout", -signal.SIGKILL)
 

@@ -128,7 +128,7 @@ def burners(one_core):
     def stop() -> None:
         while running:
             running[-1].kill()
-            running.pop().wait(10)
+            running.pop().wait(60)
 
     yield types.SimpleNamespace(start=start, stop=stop)
     stop()

@@ -186,7 +186,8 @@ def text(found: dict) -> str:
             f"best so far improved {len(found['improvements'])} times; last at number {last['number']}, {last['key']}: {found['metric']} {last['value']:.6g}"
         )
     lines.append(
-        f"{found['since_a_winner']} ideas measured since the last winner" + ("; the search stands still: try another direction" if found["plateau"] else "")
+        f"{found['since_a_winner']} ideas measured since the last winner"
+        + ("; the search stands still: try another direction" if found["plateau"] else "")
     )
     for row in found["components"][:8]:
         p = "" if row["p"] is None else f", p {row['p']:.2g}"
