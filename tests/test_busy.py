@@ -18,6 +18,7 @@ from conftest import EVAL, TRAIN
 from test_lab import add_idea, call, settle_down
 
 from monolab import backlog, device, doctor, pueue, queue, receipts, results, run
+from monolab.errors import LabError
 from monolab.paths import Lab
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -143,19 +144,18 @@ def test_one_that_the_queue_started_first_goes_first_though_it_is_slow_to_come(l
     ours, slow = queue.requests(lab, "baseline", lab.root, None, "explore", [0, 1], [], required=True)
     for one in (ours, slow):
         receipts.write_request(lab, one)
-    started = dict.fromkeys(("label", "result", "enqueued_at", "end")) | {
-        "command": "",
-        "path": str(lab.root),
-        "group": "lab-cpu",
-        "state": "Running",
-    }
-    tasks = {
-        ours.run_id: pueue.Task(id=1, start="2026-01-01T00:00:00.2Z", **started),
-        slow.run_id: pueue.Task(id=2, start="2026-01-01T00:00:00.1Z", **started),
-        "#3 just eval": pueue.Task(id=3, start="2026-01-01T00:00:00.0Z", **started),  # typed by hand: nobody knows how far it is
-    }
-    monkeypatch.setattr(pueue, "answers", lambda: True)
-    monkeypatch.setattr(backlog, "unfinished", lambda lab: dict(tasks))
+    told = dict.fromkeys(("label", "result", "enqueued_at", "end")) | {"path": str(lab.root), "group": "lab-cpu", "state": "Running"}
+    tasks = [
+        pueue.Task(id=number, command=command, start=f"2026-01-01T00:00:00.{tenths}Z", **told)
+        for number, command, tenths in (
+            (1, f"just run {ours.run_id}", 2),
+            (2, f"just run {slow.run_id}", 1),
+            (3, "just eval", 0),  # typed by hand: nobody knows how far it is
+        )
+    ]
+    monkeypatch.setattr(pueue, "_run", mock.Mock(side_effect=LabError("no pueue", hint="")))
+    run._in_turn(lab, ours)  # nobody to ask
+    monkeypatch.setattr(pueue, "state", lambda: (tasks, {}))
     run._in_turn(lab, slow)  # it is the first
     waiting = threading.Thread(target=run._in_turn, args=(lab, ours))
     waiting.start()

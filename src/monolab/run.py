@@ -162,7 +162,11 @@ def _in_turn(lab: Lab, request: Request) -> None:
 
     def to_come() -> bool:
         """Whether the process of an earlier task has not come as far as to say that it waits."""
-        tasks = backlog.unfinished(lab) if pueue.answers() else {}
+        try:
+            told = pueue.state()
+        except LabError:  # it was killed just now, say: who cannot be asked holds nobody up
+            return False
+        tasks = backlog.unfinished(lab, told[0]) if told else {}
         mine = tasks.pop(request.run_id, None)
         if mine is None or mine.start is None:
             return False
