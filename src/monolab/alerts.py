@@ -156,21 +156,17 @@ def nudge(lab: Lab) -> None:
         beside(lab, "alert", "check")
 
 
-def beside(lab: Lab, *command: str) -> None:
-    """Start a `lab` command of its own beside this process, which outlives it. Never raises, never waits."""
-    env = keys.environment((*keys.FOR_PUEUE, "PUEUE_GROUP"))
+def beside(lab: Lab, *command: str, said: Path = Path(os.devnull), keyed: bool = False) -> None:
+    """Start a `lab` command of its own beside this process, which outlives it; `said` is what it prints. Never raises, never waits.
+
+    It gets the environment of a task in the queue, or, where it is `keyed`, all of this process's, keys included.
+    """
+    env = dict(os.environ) if keyed else keys.environment((*keys.FOR_PUEUE, "PUEUE_GROUP"))
     try:
-        _started.append(
-            subprocess.Popen(
-                [str(Path(sys.executable).with_name("lab")), *command],
-                cwd=lab.root,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
+        with said.open("wb") as output:
+            call = [str(Path(sys.executable).with_name("lab")), *command]
+            outputs = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            _started.append(subprocess.Popen(call, cwd=lab.root, env=env, start_new_session=True, **outputs))
     except OSError as error:
         logger.warning(f"lab {' '.join(command)} was not started: {error}")
 

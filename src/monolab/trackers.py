@@ -24,7 +24,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from monolab import monitor, receipts, results, verdicts
+from monolab import alerts, monitor, receipts, results, verdicts
 from monolab import problem as problems
 from monolab.errors import LabError
 from monolab.paths import Lab
@@ -70,18 +70,10 @@ def nudge(lab: Lab, problem: Problem, run_id: str) -> None:
         waiting = folder(lab) / "waiting"
         waiting.mkdir(parents=True, exist_ok=True)
         (waiting / run_id).touch()
-        _start(lab)
     except OSError as error:
         logger.warning(f"{run_id} is not sent to {', '.join(problem.trackers)}: {error}")
-
-
-_started: list[subprocess.Popen] = []  # objects that are dropped while their process runs warn about it
-
-
-def _start(lab: Lab) -> None:
-    command = [str(Path(sys.executable).with_name("lab")), "track"]
-    with (folder(lab) / "last").open("wb") as said:  # what the last such process printed
-        _started.append(subprocess.Popen(command, cwd=lab.root, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True))
+        return
+    alerts.beside(lab, "track", said=folder(lab) / "last", keyed=True)
 
 
 # -- which runs ---------------------------------------------------------------------------------------------------
