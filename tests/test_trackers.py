@@ -220,8 +220,8 @@ def test_a_sender_that_hangs_is_given_up_and_the_run_is_not_held_up(lab_repo, st
     assert [one.what for one in trackers.waiting(lab)] == ["not done within 0.5 s"] and results.load(lab)[0].status == "ok"
     monkeypatch.undo()  # the real one again, which starts a process that hangs
     trackers.nudge(lab, problem.load(lab), run_id)
-    trackers._started[-1].kill()
-    trackers._started.pop().wait()
+    alerts._started[-1].kill()
+    alerts._started.pop().wait()
 
 
 def test_the_verdict_goes_with_the_run_that_settled_it(lab_repo, still):
