@@ -285,7 +285,8 @@ def test_where_no_idea_waits_settings_fill_the_device_and_make_way_for_an_idea(n
     queued = next(line["time"] for line in meter.lines(lab) if line["what"] == "step" and line["kind"] == "queue")
     assert next(row for row in rows if row.time > queued and row.status == "ok").idea == "centre-0"  # before any setting
     own = [row.time for row in rows if row.idea == "centre-0"]
-    assert len(own) == 3 and not [row for row in filler if own[0] < row.time < own[-1] and row.status == "ok"]
+    # Its other seeds go before all settings but the run that got ready while its first one had the device (decision 016).
+    assert len(own) == 3 and len([row for row in filler if own[0] < row.time < own[-1] and row.status == "ok"]) <= 1
     assert "## Settings that filled an idle device, best first" in call(lab.root, "next").stdout
 
 

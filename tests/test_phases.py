@@ -1,7 +1,9 @@
 """The two processes of a run: what of a checkpoint its hash covers and its scorer sees, and what is scored again."""
 
 import json
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +78,18 @@ def test_a_temporary_folder_goes_with_its_process(tmp_path, monkeypatch):
         (folder / "file").touch()
         assert filesystem.sweep() == [] and folder.is_dir()
     assert not folder.exists()
+
+
+def test_a_temporary_folder_that_is_swept_before_anybody_holds_it_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    real, made = tempfile.mkdtemp, []
+
+    def swept(**how: str) -> str:
+        made.append(real(**how))
+        if len(made) == 1:
+            assert filesystem.sweep() == [Path(made[0])]
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", swept)
+    with filesystem.temporary() as folder:
+        assert len(made) == 2 and str(folder) == made[1] and folder.is_dir()

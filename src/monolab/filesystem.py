@@ -84,12 +84,15 @@ def temporary() -> Iterator[Path]:
     """A folder that goes with this process, on a short path: sockets lie in it, and a socket's path has at most 107 bytes."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it was taken for a dead process's before it was opened,
+            continue
         with contextlib.suppress(OSError):  # where a folder cannot be locked, nobody else can lock it either, and it is left alone
             fcntl.flock(handle, fcntl.LOCK_EX)
         if folder.exists():
             break
-        os.close(handle)  # it was taken for a dead process's before it was locked
+        os.close(handle)  # or before it was locked
     try:
         yield folder
     finally:
