@@ -109,12 +109,20 @@ def test_a_file_that_is_no_text_is_an_error_with_its_name(train):
         options.config_fields(train)
 
 
-def test_a_full_disk_and_a_git_that_was_killed_end_a_command_with_an_error(monkeypatch, capsys):
+def test_a_full_disk_and_a_git_that_was_killed_end_a_command_with_an_error(monkeypatch, capsys, lab_repo):
     import errno
 
     import git
 
+    lab = lab_repo()
+
     def broken(*, why: str = "") -> None:
+        if why == "cut off":
+            with git.Repo(lab.root) as repo:
+                repo.git.get_object_header("HEAD")
+                repo.git.cat_file_header.proc.kill()
+                repo.git.cat_file_header.proc.wait()
+                repo.git.get_object_header("HEAD")
         raise {
             "disk": OSError(errno.ENOSPC, "No space left on device", "/a/file"),
             "git": git.GitCommandError("git version", -9),
@@ -122,7 +130,11 @@ def test_a_full_disk_and_a_git_that_was_killed_end_a_command_with_an_error(monke
         }[why]
 
     monkeypatch.setitem(cli.COMMANDS, "broken", broken)
-    for why, told in (("disk", "No space left on device: '/a/file'\n  next: df -h"), ("git", "git failed: Cmd('git') failed")):
+    for why, told in (
+        ("disk", "No space left on device: '/a/file'\n  next: df -h"),
+        ("git", "git failed: Cmd('git') failed"),
+        ("cut off", "git failed"),
+    ):
         with pytest.raises(SystemExit) as ended:
             cli.main(["broken", "--why", why])
         assert ended.value.code == 1 and told in capsys.readouterr().err

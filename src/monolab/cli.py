@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -885,7 +886,8 @@ def _from_outside(error: Exception) -> LabError | None:
     told = " ".join(str(error).split())
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in told or "disk is full" in told:
         return LabError(told, hint="df -h; make room, then the same again")
-    if type(error).__module__.startswith("git."):
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if type(error).__module__.startswith("git.") or frames[-1].startswith("git."):  # where git's answer breaks off, GitPython raises ValueError
         return LabError(f"git failed: {told}", hint="the same again; where it stays so: git status, lab doctor")
     return None
 
