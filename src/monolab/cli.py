@@ -869,13 +869,14 @@ def main(argv: list[str] | None = None) -> None:
         named = tokens[: 2 if isinstance(COMMANDS.get(tokens[0]), Nested) else 1]
         print(f"lab {' '.join(named)}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except BrokenPipeError:  # `lab results | head`
-        sys.stdout = None
-        raise SystemExit(141) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        if (known := _from_outside(error)) is None:
+        known = _from_outside(error)
+        if known is None and isinstance(error, BrokenPipeError):  # `lab results | head`
+            sys.stdout = None
+            raise SystemExit(141) from None
+        if known is None:
             raise
         print(f"lab {tokens[0]}: {known}", file=sys.stderr)
         raise SystemExit(1) from None
