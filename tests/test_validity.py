@@ -435,8 +435,8 @@ def test_on_a_busy_machine_a_budget_of_work_gives_the_same_value(lab_repo, burne
 
 @pytest.mark.slow
 def test_where_time_is_the_budget_a_run_on_a_busy_machine_is_void_and_runs_again_by_itself(burners, lab_repo, pueue_daemon, wait_until):
-    # Whatever else runs here leaves it a tenth of one processor; these programs do not.
-    timed = "memory_gb: 1\nvalidity: {timed: {cpu: train}, others_cpu: 0.9}\nretries: {wait_seconds: 0}"
+    # Whatever else runs here leaves it a fifth of one processor; these programs do not.
+    timed = "memory_gb: 1\nvalidity: {timed: {cpu: train}, others_cpu: 0.8}\nretries: {wait_seconds: 0}"
     works = WORKS.replace("+ 0.2", "+ 1.0")  # the others are there before it is done
     lab = lab_repo(**{"train.py": works, "program.md": PROGRAM.replace("memory_gb: 1", timed).replace("explore: {cpu: 60", "explore: {cpu: 120")})
     call(lab.root, "data")
