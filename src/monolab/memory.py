@@ -710,7 +710,7 @@ def revived(lab: Lab) -> list[Revival]:
     measured against (its parent or anchor) was judged otherwise since. 4: the baseline was measured since with another scorer, other data or other code.
     """
     past = [one for one in verdicts.records(lab) if not one.control]
-    last = {one.idea: place for place, one in enumerate(past)}  # times are whole seconds; the record has the order
+    last = {one.idea: place for place, one in enumerate(past)}  # the record has the order: times are whole seconds, and clocks are set back
     known, found = standings(lab), {entry.key: entry for entry in entries(lab) if entry.kind == "idea" and not entry.wrong}
     failed = {slug: known[slug].verdict for slug in found if slug in known and known[slug].failed}
     if not failed:
@@ -732,7 +732,7 @@ def revived(lab: Lab) -> list[Revival]:
     for slug, lost in failed.items():
         mine = found[slug]
         for other, won in good.items():
-            if other == slug or (won.time, last[other]) < (lost.time, last[slug]):
+            if other == slug or last[other] < last[slug]:
                 continue
             theirs = found.get(other)
             when = f"{known[other].word} on {won.time[:10]}"
@@ -750,8 +750,7 @@ def revived(lab: Lab) -> list[Revival]:
         for stood_on in dict.fromkeys((lost.gate.anchor, lost.against, *lost.gate.through, mine.parent)):
             if stood_on in (BASELINE, slug, ""):
                 continue
-            judged = [(one, (one.time, place) > (lost.time, last[slug])) for place, one in enumerate(past) if one.idea == stood_on]
-            before, after = ([one for one, later in judged if later is which] for which in (False, True))
+            before, after = ([one for one in part if one.idea == stood_on] for part in (past[: last[slug]], past[last[slug] :]))
             if after and after[-1].kept != (before[-1].kept if before else False):
                 offer(slug, 3, f"{stood_on}, which it was measured on, was {known[stood_on].word} on {after[-1].time[:10]}", stood_on)
     for slug, because, run in _moved(lab, failed):
